@@ -1,0 +1,65 @@
+"""What happened, as frozen records. They are for watching (logs, metrics), never for control."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from domain.generation import FinishReason, Timings, Usage
+from domain.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """A model came into memory."""
+
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoadRefused:
+    """A load failed; `reason` is for people."""
+
+    model_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A model left memory because of `reason`: asked, expired, evicted, replaced or shutdown."""
+
+    model_id: str
+    reason: str
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFinished:
+    """An answer was written to its end."""
+
+    model_id: str
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionFinished:
+    """A recording was written down to its end; times in seconds."""
+
+    model_id: str
+    request_id: str
+    duration: float
+    processing_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCancelled:
+    """The caller left, or somebody cancelled, before the end."""
+
+    model_id: str
+    request_id: str
+
+
+Event = ModelLoaded | ModelLoadRefused | ModelUnloaded | GenerationFinished | TranscriptionFinished | WorkCancelled
+Publish = Callable[[Event], None]

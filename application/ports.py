@@ -1,0 +1,93 @@
+"""The seams to the outside, each with its contract. Implementations live in `models` and `infrastructure`."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from domain.generation import GenerationRequest, Prompt, TextChunk
+from domain.repositories import LoadedModel
+from domain.transcription import TranscriptionEvent, TranscriptionRequest
+
+
+class TextModel(LoadedModel, Protocol):
+    """A causal language model.
+
+    * `generate` yields at least one chunk; the last, and only it, has `finish`.
+    * Closing the generator is the one cancel signal: the work stops within one step, whether it was waiting,
+      reading the prompt or writing.
+    * Many generators may be open at once; each gets the text that it would get alone.
+    * Before its first chunk it raises ContextLengthExceeded, InvalidRequest (token id outside the vocabulary),
+      Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request fails alone.
+    """
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
+        """Answer `request`, piece by piece."""
+        ...
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """How many tokens of context `prompt` takes."""
+        ...
+
+
+class SpeechModel(LoadedModel, Protocol):
+    """A speech recogniser.
+
+    * `audio` is a file that this program named and owns (or that the person at the CLI named); its bytes are
+      untrusted and reach the decoder as an open file object, never as a name.
+    * `transcribe` yields Progress and Segments in time order and, last, exactly one Transcript.
+    * Closing the generator cancels. Before its first event it raises AudioRefused (and its kinds),
+      UnsupportedCapability, Overloaded, DeadlineExceeded; GenerationFailed at any time.
+    """
+
+    def transcribe(self, audio: Path, request: TranscriptionRequest) -> AsyncGenerator[TranscriptionEvent, None]:
+        """Write down what is said in `audio`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A usable GPU."""
+
+    index: int
+    name: str
+    total_bytes: int
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInfo:
+    """What this machine is. Nothing in it names a path."""
+
+    cpu_model: str
+    cpu_cores: int
+    cpu_threads: int
+    isa: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    kernels: dict[str, str]
+    versions: dict[str, str]
+    models_free_bytes: int
+
+
+class SystemProbe(Protocol):
+    """Tells what the machine is. Cheap after the first call; never blocks for more than a few milliseconds."""
+
+    def system_info(self) -> SystemInfo:
+        """The machine as it is now."""
+        ...
+
+    def devices(self) -> Sequence[str]:
+        """The devices that a load may name, `cpu` first."""
+        ...
+
+
+class Clock(Protocol):
+    """Time. `monotonic` in seconds for durations; `now` in seconds since the epoch for people."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...

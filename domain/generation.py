@@ -1,0 +1,183 @@
+"""A text request and what comes back: every dialect and every job speaks these."""
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from domain.errors import InvalidRequest
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 256
+MAX_SEED = 2**63
+
+
+class Role(StrEnum):
+    """Who speaks a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. `content` is data: control tokens written in it are plain text to the model."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt that goes through the model's own chat template."""
+
+    messages: tuple[Message, ...]
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidRequest("messages must hold at least one message", field="messages")
+
+
+@dataclass(frozen=True, slots=True)
+class RawText:
+    """A prompt that is given to the model as it stands, control tokens included."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise InvalidRequest("prompt must not be empty", field="prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Token ids of an earlier answer, then one more user turn (Ollama's `context`)."""
+
+    token_ids: tuple[int, ...]
+    then: Chat
+
+
+Prompt = Chat | RawText | Continuation
+
+
+def _check(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    if not math.isfinite(value) or not (low < value if above else low <= value) or value > high:
+        bounds = f"above {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
+        raise InvalidRequest(f"{name} must be {bounds}", field=name)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Neutral by default; dialects bring their own defaults.
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; `repeat_last_n` counts tokens (-1 the whole
+    context, 0 off); `max_tokens` None means as many as the context holds; `seed` None means a random one.
+    Raises InvalidRequest with the field's name for a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0, 2.0)
+        _check("top_k", self.top_k, 0, 2**31)
+        _check("top_p", self.top_p, 0.0, 1.0)
+        _check("min_p", self.min_p, 0.0, 1.0)
+        _check("repetition_penalty", self.repetition_penalty, 0.0, 10.0, above=True)
+        _check("repeat_last_n", self.repeat_last_n, -1, 2**31)
+        _check("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if self.seed is not None and not -MAX_SEED <= self.seed < MAX_SEED:
+            raise InvalidRequest("seed must fit into 64 bits", field="seed")
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise InvalidRequest("max_tokens must not be negative", field="max_tokens")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequest(f"stop may hold at most {MAX_STOP_STRINGS} strings", field="stop")
+        if any(not text or len(text) > MAX_STOP_LENGTH for text in self.stop):
+            raise InvalidRequest(f"each stop string must have 1 to {MAX_STOP_LENGTH} characters", field="stop")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to write, how to choose the words, and until when.
+
+    `timeout_seconds` counts from the call; when it passes, the answer ends with what there is and
+    FinishReason.LENGTH. `request_id` is for logs only.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    timeout_seconds: float | None = None
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds is not None:
+            _check("timeout", self.timeout_seconds, 0.0, 86_400.0, above=True)
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended: the model or a stop string ended it, or a limit of tokens or time did."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens; `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of a request went, in seconds of a monotonic clock."""
+
+    queue: float = 0.0
+    load: float = 0.0
+    prompt: float = 0.0
+    decode: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """From the call to the last token."""
+        return self.queue + self.load + self.prompt + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an answer. `context` is the prompt and the answer as token ids, ready for a Continuation."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    context: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A piece of an answer; the last one, and only it, carries `finish`.
+
+    `text` never ends inside a UTF-8 character and never holds a part of a stop string.
+    """
+
+    text: str
+    finish: Finish | None = None

@@ -1,0 +1,53 @@
+"""Figures about memory, as values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """One GPU, device-wide: every runtime's and every process's memory counts. Sizes in bytes."""
+
+    index: int
+    name: str
+    total: int
+    used: int
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody holds."""
+        return self.total - self.used
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsage:
+    """This process and its machine (or its cgroup, where that has a limit). Sizes in bytes."""
+
+    rss: int
+    vms: int
+    total: int
+    available: int
+    gpus: tuple[GpuMemory, ...] = ()
+
+    @property
+    def process_percent(self) -> float:
+        """This process's share of the memory there is, 0 to 100."""
+        return 100.0 * self.rss / self.total if self.total else 0.0
+
+    @property
+    def vram_used(self) -> int:
+        """Bytes in use on all GPUs together."""
+        return sum(gpu.used for gpu in self.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFreed:
+    """What an optimisation did: measured before and after, and the steps taken in words."""
+
+    before: MemoryUsage
+    after: MemoryUsage
+    actions: tuple[str, ...] = ()
+
+    @property
+    def bytes_freed(self) -> int:
+        """Never negative: what others took meanwhile is not ours to subtract."""
+        return max(0, self.before.rss - self.after.rss) + max(0, self.before.vram_used - self.after.vram_used)

@@ -1,0 +1,173 @@
+"""Models: what is known of one on disk (`ModelSpec`), how to place it, and the one in memory (`Model`)."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Self
+
+from domain.errors import InvalidRequest, ModelNotLoaded
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    TEXT = "text"
+    SPEECH = "speech"
+    EMBEDDING = "embedding"
+
+
+class WeightFormat(StrEnum):
+    """How the weights lie on disk."""
+
+    GGUF = "gguf"
+    SAFETENSORS = "safetensors"
+    CTRANSLATE2 = "ctranslate2"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model that is, or could be, on this machine's disk.
+
+    `id` is the full name with its tag (`qwen2.5-coder:0.5b`); `size_bytes` counts the stored files;
+    `context_length` is the model's own limit in tokens, 0 where the notion does not apply.
+    """
+
+    id: str
+    title: str
+    task: Task
+    format: WeightFormat
+    family: str = ""
+    context_length: int = 0
+    size_bytes: int = 0
+    parameters: int = 0
+    licence: str = ""
+    hub_id: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+
+DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "none", "int8")
+MAX_CONTEXT_LENGTH = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is wanted in memory. `auto` and 0 leave the choice to the machine.
+
+    Raises InvalidRequest for a value that exists on no machine; whether the device exists on *this* one
+    is found out by the repository (DeviceNotAvailable).
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "auto"
+    num_ctx: int = 0
+
+    def __post_init__(self) -> None:
+        if not DEVICE_PATTERN.fullmatch(self.device):
+            raise InvalidRequest("device must be auto, cpu, cuda or cuda:N", field="device")
+        if self.dtype not in DTYPES:
+            raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}", field="dtype")
+        if self.quantization not in QUANTIZATIONS:
+            raise InvalidRequest(f"quantization must be one of {', '.join(QUANTIZATIONS)}", field="quantization")
+        if not 0 <= self.num_ctx <= MAX_CONTEXT_LENGTH:
+            raise InvalidRequest(f"num_ctx must be between 0 and {MAX_CONTEXT_LENGTH}", field="num_ctx")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as an entity: same `id`, same model, wherever it is and however it is loaded."""
+
+    spec: ModelSpec
+    is_loaded: bool = False
+    device: str = ""
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    memory_bytes: int = 0
+    load_time_ms: int = 0
+
+    @property
+    def id(self) -> str:
+        """The installed name."""
+        return self.spec.id
+
+    @property
+    def name(self) -> str:
+        """The title for people."""
+        return self.spec.title
+
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        return self.spec.task
+
+    def loaded(
+        self, *, device: str, dtype: str, quantization: str, context_length: int, memory_bytes: int, load_time_ms: int
+    ) -> Self:
+        """The same model, now in memory."""
+        return replace(
+            self,
+            is_loaded=True,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            context_length=context_length,
+            memory_bytes=memory_bytes,
+            load_time_ms=load_time_ms,
+        )
+
+    def unloaded(self) -> Self:
+        """The same model, no longer in memory. Raises ModelNotLoaded if it was not."""
+        if not self.is_loaded:
+            raise ModelNotLoaded(f"model '{self.id}' is not in memory")
+        return type(self)(self.spec)
+
+    def satisfies(self, options: LoadOptions) -> bool:
+        """Whether a caller who asks for `options` can use this model as it stands in memory."""
+        return (
+            (options.device in ("auto", self.device) or options.device == self.device.split(":")[0])
+            and options.dtype in ("auto", self.dtype)
+            and options.quantization in ("auto", self.quantization)
+            and options.num_ctx <= self.context_length
+        )
+
+
+# -- names --------------------------------------------------------------------------------------------
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,79}"
+_NAME = re.compile(rf"(?:{_PART}/){{0,2}}{_PART}(?::{_PART})?")
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether `name` has the form `[host/][namespace/]model[:tag]`; the only names that may reach a path."""
+    return bool(_NAME.fullmatch(name)) and ".." not in name
+
+
+def resolve_name(name: str, installed: Iterable[ModelSpec], aliases: Mapping[str, str]) -> ModelSpec | None:
+    """The installed model that `name` means, or None.
+
+    Tried in order, without regard to case: exact name, alias, `name:latest`, the only installed tag of
+    `name`, the hub id of an installed model, the catch-all alias `*`.
+    """
+    by_id = {spec.id.lower(): spec for spec in installed}
+    wanted = name.strip().lower()
+    lowered = {alias.lower(): target.lower() for alias, target in aliases.items()}
+    if found := by_id.get(wanted) or by_id.get(lowered.get(wanted, "")) or by_id.get(f"{wanted}:latest"):
+        return found
+    tags = [spec for id_, spec in by_id.items() if id_.partition(":")[0] == wanted]
+    if len(tags) == 1:
+        return tags[0]
+    for spec in by_id.values():
+        if spec.hub_id is not None and spec.hub_id.lower() == wanted:
+            return spec
+    return by_id.get(lowered.get("*", ""))
+
+
+def nearest_names(name: str, candidates: Iterable[str], limit: int = 3) -> Sequence[str]:
+    """Up to `limit` of `candidates` that a person who typed `name` may have meant, best first."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower()[:200], by_lower, n=limit, cutoff=0.5)]

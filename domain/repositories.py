@@ -1,0 +1,75 @@
+"""The interfaces behind which models (and later jobs and sessions) are kept, with their contracts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from domain.memory import MemoryUsage
+from domain.model import LoadOptions, Model, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """A step of a load: `stage` is read, weights or warmup; `completed` of `total` are bytes or steps."""
+
+    stage: str
+    completed: int
+    total: int
+
+
+OnLoadProgress = Callable[[LoadProgress], None]
+
+
+class LoadedModel(Protocol):
+    """Weights in memory, ready to work; what it can do is told by the ports that extend this one."""
+
+    @property
+    def info(self) -> Model:
+        """The entity, with `is_loaded` true and the figures of this load."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are admitted and not yet worked on."""
+        ...
+
+    def abort(self) -> None:
+        """End all work in flight: every open generator raises RequestCancelled within one step."""
+        ...
+
+
+class ModelRepository(Protocol):
+    """Where models come from and go back to.
+
+    * `installed` and `find` read the disk's index only: no weights, no network.
+    * `find` raises ModelNotFound, with the nearest names, for a name that resolves to nothing.
+    * `load` gives a model on exactly the device that was asked for, or raises DeviceNotAvailable,
+      InsufficientMemory or ModelLoadFailed and leaves no memory behind and no other model touched.
+    * `load` may be called for several models at once; `on_progress` may be called from any thread.
+    * `unload` gives the memory back to the machine and returns how many bytes that freed, measured.
+    * `trim` returns memory that nobody needs (garbage, allocator, device caches) and names what it did.
+    """
+
+    def installed(self) -> Sequence[ModelSpec]:
+        """Every model on disk, aliases not repeated."""
+        ...
+
+    def find(self, name: str) -> ModelSpec:
+        """The installed model that `name` means."""
+        ...
+
+    async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
+        """Bring `spec` into memory."""
+        ...
+
+    async def unload(self, model: LoadedModel) -> int:
+        """Take `model` out of memory; nobody may use it any more."""
+        ...
+
+    async def trim(self) -> Sequence[str]:
+        """Give back what nobody needs."""
+        ...
+
+    def memory(self) -> MemoryUsage:
+        """The process and the machine, now."""
+        ...
