@@ -1,0 +1,1 @@
+"""Tests. Shared stand-ins for the outside live in `tests.fakes`."""

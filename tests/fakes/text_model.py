@@ -1,0 +1,149 @@
+"""A causal language model that says what the test wants."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from domain.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest
+from domain.generation import (
+    Chat,
+    Continuation,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    RawText,
+    TextChunk,
+    Timings,
+    Usage,
+)
+from domain.model import Model
+from tests.fakes.gate import Gate
+from tests.fakes.loaded import FakeLoadedModel, Work
+
+VOCABULARY_SIZE = 32_000
+
+
+@dataclass
+class TextScript:
+    """What a FakeTextModel answers; shared by every load of the same model, changeable at any time.
+
+    `chunks` None echoes the text of the last message, word by word; one chunk counts as one token.
+    `before_first` holds a request in the queue, `between` holds it before each later chunk.
+    `error` is raised before chunk number `error_after` (0 = before the first one).
+    """
+
+    chunks: Sequence[str] | None = None
+    before_first: Gate = field(default_factory=Gate)
+    between: Gate = field(default_factory=Gate)
+    error: Exception | None = None
+    error_after: int = 0
+    cached_tokens: int = 0
+
+
+def text_of(prompt: Prompt) -> str:
+    """What the fake reads of a prompt: the raw text, or the last message."""
+    match prompt:
+        case RawText(text):
+            return text
+        case Chat(messages):
+            return messages[-1].content
+        case Continuation(_, then):
+            return text_of(then)
+
+
+def words(text: str) -> list[str]:
+    """The fake's tokens: words with the space before them."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def token_ids(prompt: Prompt) -> list[int]:
+    """The fake's tokenizer: one id for each word of every message."""
+    match prompt:
+        case RawText(text):
+            return [token_id(word) for word in words(text)]
+        case Chat(messages):
+            return [token_id(word) for message in messages for word in words(message.content)]
+        case Continuation(before, then):
+            return [*before, *token_ids(then)]
+
+
+def token_id(word: str) -> int:
+    """A word's id: stable and inside the vocabulary; different words may share one."""
+    return sum(word.encode("utf-8", "surrogatepass")) % VOCABULARY_SIZE
+
+
+def until_stop(pieces: Sequence[str], stops: Sequence[str]) -> list[str]:
+    """`pieces`, cut before the first stop string in them."""
+    text = "".join(pieces)
+    left = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
+    kept: list[str] = []
+    for piece in pieces:
+        if left <= 0:
+            break
+        kept.append(piece[:left])
+        left -= len(piece)
+    return kept
+
+
+class FakeTextModel(FakeLoadedModel):
+    """A TextModel. `requests` keeps every request that it was given, in order."""
+
+    def __init__(self, info: Model, script: TextScript, violations: list[str] | None = None) -> None:
+        super().__init__(info, [] if violations is None else violations)
+        self.script = script
+        self.requests: list[GenerationRequest] = []
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """One for each word."""
+        self.check_usable()
+        return len(token_ids(prompt))
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
+        """Answer by the script; the last piece carries `finish`. Nothing happens before the first step."""
+        async with self.working(request.timeout_seconds) as work:
+            self.requests.append(request)
+            prompt_ids = token_ids(request.prompt)
+            pieces, reason = self._plan(request, prompt_ids)
+            sent: list[str] = []
+            try:
+                for index, piece in enumerate(pieces):
+                    await self._pace(work, index)
+                    sent.append(piece)
+                    if index < len(pieces) - 1:
+                        yield TextChunk(piece)
+            except DeadlineExceeded:
+                if not sent:
+                    raise
+                yield TextChunk("", self._finish(work, FinishReason.LENGTH, prompt_ids, sent))
+                return
+            yield TextChunk(sent[-1], self._finish(work, reason, prompt_ids, sent))
+
+    def _plan(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> tuple[list[str], FinishReason]:
+        """The pieces to send (at least one) and why the answer ends there."""
+        if any(not 0 <= token_id < VOCABULARY_SIZE for token_id in prompt_ids):
+            raise InvalidRequest(f"token ids must be between 0 and {VOCABULARY_SIZE - 1}", field="context")
+        context_length = self.info.context_length
+        if len(prompt_ids) >= context_length:
+            raise ContextLengthExceeded(len(prompt_ids), context_length)
+        chunks = words(text_of(request.prompt)) if self.script.chunks is None else self.script.chunks
+        pieces = until_stop(chunks, request.sampling.stop)
+        room = context_length - len(prompt_ids)
+        if request.sampling.max_tokens is not None:
+            room = min(room, request.sampling.max_tokens)
+        reason = FinishReason.STOP if len(pieces) <= room else FinishReason.LENGTH
+        return pieces[:room] or [""], reason
+
+    async def _pace(self, work: Work, index: int) -> None:
+        """Wait, or fail, before the chunk with that index as the script says."""
+        if index == 0:
+            await self.admit(work, self.script.before_first)
+        else:
+            await work.pause(self.script.between)
+        if self.script.error is not None and index == self.script.error_after:
+            raise self.script.error
+
+    def _finish(self, work: Work, reason: FinishReason, prompt_ids: Sequence[int], sent: Sequence[str]) -> Finish:
+        answer_ids = [token_id(piece) for piece in sent if piece]
+        usage = Usage(len(prompt_ids), len(answer_ids), min(self.script.cached_tokens, len(prompt_ids)))
+        return Finish(reason, usage, Timings(decode=work.seconds()), (*prompt_ids, *answer_ids))
