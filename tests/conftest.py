@@ -1,0 +1,72 @@
+"""The meaning of the markers: a test whose need is not met is skipped with the reason, or fails where
+INGLE_TEST_REQUIRE names the need. Needs are looked into before the first test, so no test's time limit counts a pull.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import needs
+
+if TYPE_CHECKING:
+    from models.store import ModelStore
+
+_REQUIRED = pytest.StashKey[frozenset[str]]()
+_UNMET = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        config.stash[_REQUIRED] = needs.required(os.environ)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    for item in session.items:
+        item.stash[_UNMET] = _unmet(item)
+
+
+def _unmet(item: pytest.Item) -> list[tuple[str, str]]:
+    """(need, reason) for each need of `item` that this machine does not meet."""
+    unmet = [(name, check()) for name, check in needs.NEEDS.items() if item.get_closest_marker(name)]
+    models = [model for marker in item.iter_markers("weights") for model in marker.args or needs.default_models()]
+    if models:
+        unmet.append(("weights", needs.missing_weights(models)))
+    return [(name, reason) for name, reason in unmet if reason]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for need, reason in item.stash[_UNMET]:
+        if need in item.config.stash[_REQUIRED]:
+            pytest.fail(f"{needs.REQUIRE} names {need}, but {reason}", pytrace=False)
+        pytest.skip(f"needs {need}: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run, and why."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reasons[str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)] += 1
+    if not reasons:
+        terminalreporter.write_line("nothing was skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture(scope="session")
+def model_store() -> "ModelStore":
+    """The default store: tests marked `weights` find their models there."""
+    return needs.default_store()
+
+
+@pytest.fixture(scope="session")
+def audio_dir() -> Path:
+    """Seven clips of public-domain speech with their transcripts."""
+    return needs.AUDIO
