@@ -1,0 +1,1 @@
+"""The text engine: many requests share each forward pass."""

@@ -1,0 +1,128 @@
+"""Which blocks of the KV cache belong to whom. It counts; the tensors are in `kv_cache`."""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+
+from models.text.sequence import Sequence
+
+# The content of a block: the content number of the block before it, and its own token ids.
+Key = tuple[int, tuple[int, ...]]
+
+_ROOT = 0
+
+
+@dataclass(slots=True)
+class _Block:
+    users: int = 0
+    key: Key | None = None
+    content: int = 0
+
+
+class BlockManager:
+    """Allocates fixed-size blocks, shares full ones between sequences with the same prefix.
+
+    * A block is either free, or used by at least one sequence; used blocks are never given away.
+    * A full block is known by its content. Equal content means equal keys and values, because position and
+      prefix are equal too. Content numbers are never used twice, so a child of forgotten content is never found.
+    * A free block keeps its content until it is needed for something else, least recently freed first.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self._blocks = [_Block() for _ in range(num_blocks)]
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._by_key: dict[Key, int] = {}
+        self._content_numbers = itertools.count(_ROOT + 1)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks there are."""
+        return len(self._blocks)
+
+    @property
+    def num_free(self) -> int:
+        """How many blocks nobody uses."""
+        return len(self._free)
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold `tokens` tokens."""
+        return -(-tokens // self.block_size)
+
+    def match_prefix(self, sequence: Sequence) -> None:
+        """Give a fresh sequence the cached blocks of its prefix; its last token is always computed anew."""
+        assert not sequence.blocks
+        parent = _ROOT
+        for end in range(self.block_size, len(sequence.ids), self.block_size):
+            block = self._by_key.get((parent, tuple(sequence.ids[end - self.block_size : end])))
+            if block is None:
+                break
+            self._blocks[block].users += 1
+            self._free.pop(block, None)
+            sequence.blocks.append(block)
+            parent = self._blocks[block].content
+        sequence.computed = len(sequence.blocks) * self.block_size
+
+    def grow(self, sequence: Sequence, tokens: int) -> bool:
+        """Make room for `tokens` tokens in all; False, and nothing changed, if there are not enough blocks."""
+        missing = self.blocks_for(tokens) - len(sequence.blocks)
+        if missing > len(self._free):
+            return False
+        for _ in range(missing):
+            block, _ = self._free.popitem(last=False)
+            self._forget(block)
+            self._blocks[block].users = 1
+            sequence.blocks.append(block)
+        return True
+
+    def publish(self, sequence: Sequence, before: int) -> None:
+        """Let others share the blocks that became full since `before` tokens were computed.
+
+        A block whose content is known elsewhere stays private, and so do those that come after it.
+        """
+        for index in range(before // self.block_size, sequence.computed // self.block_size):
+            parent = self._blocks[sequence.blocks[index - 1]].content if index else _ROOT
+            record = self._blocks[sequence.blocks[index]]
+            key = (parent, tuple(sequence.ids[index * self.block_size : (index + 1) * self.block_size]))
+            if (index and parent == _ROOT) or key in self._by_key:
+                return
+            record.key, record.content = key, next(self._content_numbers)
+            self._by_key[key] = sequence.blocks[index]
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back all blocks of a sequence, its tail first, so that prefixes outlive their continuations."""
+        for block in reversed(sequence.blocks):
+            record = self._blocks[block]
+            record.users -= 1
+            assert record.users >= 0
+            if record.users == 0:
+                self._free[block] = None
+                if record.key is None:
+                    self._free.move_to_end(block, last=False)
+        sequence.blocks.clear()
+        sequence.computed = 0
+
+    def drop_cached(self) -> int:
+        """Forget the content of all free blocks; tells how many had any."""
+        cached = [block for block in self._free if self._blocks[block].key is not None]
+        for block in cached:
+            self._forget(block)
+        return len(cached)
+
+    def _forget(self, block: int) -> None:
+        record = self._blocks[block]
+        if record.key is not None:
+            del self._by_key[record.key]
+        record.key, record.content = None, _ROOT
+
+    def check(self, sequences: Ids[Sequence]) -> None:
+        """Assert the invariants against the sequences that are alive; for tests and idle time."""
+        users = [0] * len(self._blocks)
+        for sequence in sequences:
+            for block in sequence.blocks:
+                users[block] += 1
+        for number, record in enumerate(self._blocks):
+            assert record.users == users[number], f"block {number}: {record.users} users, {users[number]} seen"
+            assert (record.users == 0) == (number in self._free), f"block {number} is free and used, or neither"
+        assert all(self._blocks[block].key == key for key, block in self._by_key.items())

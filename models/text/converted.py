@@ -1,0 +1,167 @@
+"""The engine's own copy of a model on disk: weights as the kernels want them, so that the second load is quick.
+
+A directory with `config.json`, the tokenizer, `weights.safetensors` and, written last, `complete.json`: a copy
+without it is unfinished and is made anew. For an int8 product NAME it holds `NAME.weight` and `NAME.scale`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from domain.errors import InsufficientStorage, ModelLoadFailed
+from models.text.linear import Int8Linear, quantize_rows
+from models.text.skeleton import Embedding, empty_model, linears, replace
+from models.text.tokenizer import TextTokenizer
+
+LAYOUT = 1
+_WEIGHTS = "weights.safetensors"
+_COMPLETE = "complete.json"
+_ROWS_AT_ONCE = 8192
+
+OnTensor = Callable[[int], None]
+
+
+def layout_name(*, int8: bool, dtype: torch.dtype) -> str:
+    """The name of a layout; another version of this file, or other kernels, never read it by mistake."""
+    return f"v{LAYOUT}-{'int8' if int8 else str(dtype).removeprefix('torch.')}"
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a copy is there, whole. Sizes are compared, not hashes: a torn write shows in the size."""
+    try:
+        recorded = json.loads((directory / _COMPLETE).read_text(encoding="utf-8"))
+        return all((directory / name).stat().st_size == size for name, size in recorded["sizes"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def write(
+    directory: Path,
+    config: PretrainedConfig,
+    tokenizer: TextTokenizer,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    int8: bool,
+    dtype: torch.dtype,
+    on_tensor: OnTensor,
+) -> None:
+    """Make a copy under a temporary name, then put it in its place in one step."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        products = {name for name, _ in linears(empty_model(config, dtype))} if int8 else set()
+        save_file(_stored(tensors, config, products, dtype, on_tensor), staging / _WEIGHTS)
+        config.save_pretrained(staging)
+        tokenizer.save(staging)
+        sizes = {file.name: file.stat().st_size for file in staging.iterdir()}
+        digest = _sha256(staging / _WEIGHTS)
+        (staging / _COMPLETE).write_text(json.dumps({"sizes": sizes, "sha256": {_WEIGHTS: digest}}), encoding="utf-8")
+        _sync(staging)
+        if directory.exists():
+            shutil.rmtree(directory)
+        staging.rename(directory)
+    except OSError as error:
+        raise InsufficientStorage(f"the converted copy of the model could not be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _stored(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    config: PretrainedConfig,
+    products: set[str],
+    dtype: torch.dtype,
+    on_tensor: OnTensor,
+) -> dict[str, torch.Tensor]:
+    stored: dict[str, torch.Tensor] = {}
+    tied = bool(config.get_text_config().tie_word_embeddings)
+    for done, (name, tensor) in enumerate(tensors, start=1):
+        module = name.removesuffix(".weight")
+        if module in products and tensor.dim() == 2:
+            _store_product(stored, module, tensor)
+        else:
+            stored[name] = tensor.to(_resting_dtype(tensor, dtype))
+        if tied and name.endswith("embed_tokens.weight") and "lm_head" in products:
+            _store_product(stored, "lm_head", tensor)
+        on_tensor(done)
+    return {name: tensor.contiguous() for name, tensor in stored.items()}
+
+
+def _store_product(stored: dict[str, torch.Tensor], module: str, weight: torch.Tensor) -> None:
+    pieces = [quantize_rows(rows) for rows in weight.split(_ROWS_AT_ONCE)]
+    stored[f"{module}.weight"] = torch.cat([piece for piece, _ in pieces])
+    stored[f"{module}.scale"] = torch.cat([scale for _, scale in pieces])
+
+
+def _resting_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Tables rest in bfloat16 where the model computes in float32; norms and biases keep their precision."""
+    return torch.bfloat16 if dtype is torch.float32 and tensor.dim() == 2 else dtype
+
+
+def load(directory: Path, dtype: torch.dtype, on_tensor: OnTensor) -> tuple[PreTrainedModel, TextTokenizer]:
+    """The model and its tokenizer, int8 products not packed yet. Raises ModelLoadFailed naming a damaged file."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    tokenizer = TextTokenizer.load(directory)
+    model = empty_model(config, dtype)
+    try:
+        with safe_open(directory / _WEIGHTS, framework="pt") as file:
+            _fill(model, file, dtype, on_tensor)
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadFailed(f"{_WEIGHTS} of the converted copy is damaged: {error}") from error
+    return model, tokenizer
+
+
+def _fill(model: PreTrainedModel, file: "safe_open", dtype: torch.dtype, on_tensor: OnTensor) -> None:
+    names = set(file.keys())
+    done = 0
+    for name, module in [(name, module) for name, module in linears(model) if f"{name}.scale" in names]:
+        bias = file.get_tensor(f"{name}.bias").to(dtype) if module.bias is not None else None
+        weight, scale = file.get_tensor(f"{name}.weight"), file.get_tensor(f"{name}.scale")
+        replace(model, name, Int8Linear(weight, scale, bias))
+        names -= {f"{name}.weight", f"{name}.scale", f"{name}.bias"}
+        done += 1
+        on_tensor(done)
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Embedding and f"{name}.weight" in names:
+            replace(model, name, Embedding(file.get_tensor(f"{name}.weight"), dtype))
+            names.discard(f"{name}.weight")
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            if name not in names:
+                raise ModelLoadFailed(f"the weights lack the tensor {name}")
+            owner, _, leaf = name.rpartition(".")
+            tensor = file.get_tensor(name).to(dtype)
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+            done += 1
+            on_tensor(done)
+
+
+def verify(directory: Path) -> None:
+    """Compare the copy with its own hash. Raises ModelLoadFailed if a bit has changed."""
+    recorded = json.loads((directory / _COMPLETE).read_text(encoding="utf-8"))["sha256"]
+    if any(_sha256(directory / name) != digest for name, digest in recorded.items()):
+        raise ModelLoadFailed(f"{_WEIGHTS} of the converted copy is damaged: its sha256 is not what it was")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(directory: Path) -> None:
+    for file in (*directory.iterdir(), directory):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,139 @@
+"""Puts a text engine together: weights, cache, scheduler, one warm step."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from domain.errors import InsufficientMemory, ModelLoadFailed
+from domain.generation import SamplingParams
+from domain.model import Model, ModelSpec
+from domain.repositories import LoadProgress, OnLoadProgress
+from models.inference_thread import InferenceThread
+from models.text import weights
+from models.text.admission import Admission
+from models.text.block_manager import BlockManager
+from models.text.engine import TextEngine
+from models.text.kv_cache import KVCache
+from models.text.linear import Int8Linear
+from models.text.runner import Runner
+from models.text.scheduler import Limits, Scheduler
+from models.text.sequence import Sequence
+from models.text.weights import Precision
+
+BLOCK_SIZE = 32
+# Room for this many tokens of every parallel sequence, when one full context does not need more.
+_TOKENS_PER_SEQUENCE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a deployment decides about text engines: bounds of the batch and of the queue."""
+
+    limits: Limits
+    max_waiting: int = 512
+    max_waiting_tokens: int = 262_144
+
+
+def load_text(
+    spec: ModelSpec,
+    source: Path,
+    converted_directory: Callable[[str], Path],
+    *,
+    device: torch.device,
+    precision: Precision,
+    quantization: str,
+    num_ctx: int,
+    cache_bytes: int,
+    options: EngineOptions,
+    thread: InferenceThread,
+    on_progress: OnLoadProgress,
+) -> TextEngine:
+    """Load `spec` from `source`; blocking, for a worker thread.
+
+    `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach. Raises
+    ModelLoadFailed, InsufficientMemory, InsufficientStorage.
+    """
+    began = time.monotonic()
+    loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress)
+    config = loaded.model.config.get_text_config()
+    cache = _make_cache(spec, config, num_ctx, cache_bytes, options.limits, precision, device)
+    context = min(num_ctx or _context_of(config), cache.tokens)
+    runner = Runner(loaded.model, cache, device)
+    blocks = BlockManager(cache.tokens // BLOCK_SIZE, BLOCK_SIZE)
+    scheduler = Scheduler(blocks, options.limits)
+    on_progress(LoadProgress("warmup", 0, 1))
+    _warm_up(spec, runner, scheduler, thread)
+    on_progress(LoadProgress("warmup", 1, 1))
+    info = Model(spec).loaded(
+        device=str(device),
+        dtype=str(precision.dtype).removeprefix("torch."),
+        quantization=quantization,
+        context_length=context,
+        memory_bytes=_bytes_of(loaded.model) + cache.num_bytes,
+        load_time_ms=round((time.monotonic() - began) * 1000),
+    )
+    admission = Admission(options.max_waiting, options.max_waiting_tokens)
+    return TextEngine(info, loaded.tokenizer, scheduler, runner, thread, admission)
+
+
+def _make_cache(
+    spec: ModelSpec,
+    config: PretrainedConfig,
+    num_ctx: int,
+    cache_bytes: int,
+    limits: Limits,
+    precision: Precision,
+    device: torch.device,
+) -> KVCache:
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = torch.bfloat16 if precision.int8 else precision.dtype
+    bytes_a_token = 2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize
+    context = num_ctx or _context_of(config)
+    tokens = min(max(context, limits.max_running * _TOKENS_PER_SEQUENCE), cache_bytes // bytes_a_token)
+    if tokens < max(num_ctx, limits.chunk):
+        raise InsufficientMemory(
+            f"the context of '{spec.id}' needs {num_ctx * bytes_a_token} bytes of cache and {cache_bytes} are free: "
+            "ask for a smaller num_ctx",
+            needed_bytes=num_ctx * bytes_a_token,
+            available_bytes=cache_bytes,
+        )
+    blocks = -(-tokens // BLOCK_SIZE)
+    return KVCache(config.num_hidden_layers, blocks, BLOCK_SIZE, kv_heads, head_dim, dtype=dtype, device=device)
+
+
+def _context_of(config: PretrainedConfig) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or 4096)
+
+
+def _warm_up(spec: ModelSpec, runner: Runner, scheduler: Scheduler, thread: InferenceThread) -> None:
+    """One step on the owner thread: kernels choose themselves, and weights that give no numbers are found out."""
+    sequence = Sequence(-1, [0, 0], SamplingParams(), 1, frozenset(), arrival=0.0)
+
+    def run() -> bool:
+        scheduler.add(sequence)
+        logits = runner.run(scheduler.schedule())
+        scheduler.finish(sequence, None)
+        return bool(torch.isfinite(logits).all())
+
+    try:
+        finite = thread.call_soon(run).result()
+    except Exception as error:
+        raise ModelLoadFailed(
+            f"'{spec.id}' loads but does not run: {type(error).__name__}: {error}; its family "
+            "may not be supported by the batching engine"
+        ) from error
+    if not finite:
+        raise ModelLoadFailed(f"'{spec.id}' gives no valid numbers: its weights are damaged or its dtype is too narrow")
+
+
+def _bytes_of(model: torch.nn.Module) -> int:
+    """Weights as they lie in memory; the kernels' packed layout is as large as the plain one."""
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    products = sum(module.packed_bytes for module in model.modules() if isinstance(module, Int8Linear))
+    return parameters + buffers + products

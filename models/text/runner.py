@@ -1,0 +1,41 @@
+"""Runs one step: packed ids and positions in, the logits of the rows that choose a token out."""
+
+import torch
+from transformers import PreTrainedModel
+
+from models.text.attention import PagedStep
+from models.text.kv_cache import KVCache
+from models.text.scheduler import Step
+
+
+class Runner:
+    """A model and its cache on one device; only the device's owner thread may call it."""
+
+    def __init__(self, model: PreTrainedModel, cache: KVCache, device: torch.device) -> None:
+        self._model = model
+        self._cache = cache
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> torch.Tensor:
+        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order."""
+        ids: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        for work in step.work:
+            end = work.start + work.count
+            ids.extend(work.sequence.ids[work.start : end])
+            positions.extend(range(work.start, end))
+            if work.samples:
+                last.append(len(ids) - 1)
+        # With nothing to sample the cheapest question is one row, thrown away.
+        keep = torch.tensor(last or [len(ids) - 1], device=self._device)
+        output = self._model(
+            input_ids=torch.tensor([ids], device=self._device),
+            position_ids=torch.tensor([positions], device=self._device),
+            use_cache=False,
+            logits_to_keep=keep,
+            step=PagedStep(step, self._cache, self._device),
+        )
+        logits: torch.Tensor = output.logits[0].float()
+        return logits[: len(last)]

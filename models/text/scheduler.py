@@ -1,0 +1,158 @@
+"""Which sequences run in the next step. It decides; it touches no tensor and reads no clock."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from domain.generation import FinishReason
+from models.text.block_manager import BlockManager
+from models.text.sequence import Sequence, SequenceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`count` tokens of `sequence`, from its first uncomputed one on."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether this work ends with a new token."""
+        return self.start + self.count == len(self.sequence.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass."""
+
+    work: tuple[Work, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens pass through the model."""
+        return sum(work.count for work in self.work)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_running` sequences share a step, which reads at most `max_prefill_tokens` of prompts beside them.
+
+    Prompts are read in chunks whose ends lie on multiples of `chunk`, so that an answer does not depend on who
+    else was there. `max_prefill_tokens` must be at least `chunk`.
+    """
+
+    max_running: int = 16
+    max_prefill_tokens: int = 512
+    chunk: int = 256
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Waiting and running sequences, first come first served, with turns between clients.
+
+    * Every running sequence that decodes is in every step, so a prompt never stops the others' streams.
+    * Beside them the step reads prompts, oldest first, as far as its budget goes.
+    * When blocks run out, the youngest running sequence gives its blocks back and is computed again later.
+    """
+
+    blocks: BlockManager
+    limits: Limits = field(default_factory=Limits)
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: list[Sequence] = field(default_factory=list)
+    preemptions: int = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait for its turn."""
+        self.waiting.append(sequence)
+
+    def alive(self) -> Iterable[Sequence]:
+        """Everybody who waits or runs."""
+        yield from self.running
+        yield from self.waiting
+
+    def finish(self, sequence: Sequence, reason: FinishReason | None) -> None:
+        """Take a sequence out, wherever it is, and free its blocks; `reason` is None for an abort."""
+        if sequence.status is SequenceStatus.FINISHED:
+            return
+        if sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self.blocks.release(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason
+
+    def schedule(self) -> Step:
+        """Choose the work of the next step and give it the blocks that it needs."""
+        work = self._decodes()
+        budget = self.limits.max_prefill_tokens
+        for sequence in list(self.running):
+            if sequence.status is SequenceStatus.RUNNING and sequence.uncomputed > 1:
+                budget -= self._prefill(sequence, budget, work)
+        while budget > 0 and self.waiting and len(self.running) < self.limits.max_running:
+            sequence = self._next_waiting()
+            if not self._admit(sequence):
+                break
+            count = self._prefill(sequence, budget, work)
+            if count == 0:
+                break
+            budget -= count
+        return Step(tuple(item for item in work if item.sequence.status is SequenceStatus.RUNNING))
+
+    def complete(self, step: Step) -> None:
+        """The step's keys and values are in the cache now."""
+        for work in step.work:
+            work.sequence.computed = work.start + work.count
+            self.blocks.publish(work.sequence, work.start)
+
+    def _decodes(self) -> list[Work]:
+        work = []
+        for sequence in list(self.running):
+            if sequence.status is SequenceStatus.RUNNING and sequence.uncomputed == 1 and self._make_room(sequence, 1):
+                work.append(Work(sequence, sequence.computed, 1))
+        return work
+
+    def _prefill(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
+        end = min(len(sequence.ids), (sequence.computed // self.limits.chunk + 1) * self.limits.chunk)
+        count = end - sequence.computed
+        if count > budget or not self._make_room(sequence, count):
+            return 0
+        work.append(Work(sequence, sequence.computed, count))
+        return count
+
+    def _next_waiting(self) -> Sequence:
+        """The oldest request of the client who has the fewest running, so that nobody's flood stops the others."""
+        running: dict[str, int] = {}
+        for sequence in self.running:
+            running[sequence.client] = running.get(sequence.client, 0) + 1
+        return min(self.waiting, key=lambda sequence: running.get(sequence.client, 0))
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Bring a waiting sequence into the batch if its whole known text fits beside the others."""
+        self.blocks.match_prefix(sequence)
+        if self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks) > self.blocks.num_free:
+            self.blocks.release(sequence)
+            return False
+        sequence.cached = max(sequence.cached, min(sequence.computed, sequence.prompt_length))
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.status = SequenceStatus.RUNNING
+        return True
+
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Blocks for `count` more tokens, taken from the youngest if need be; False if `sequence` itself had to go."""
+        while not self.blocks.grow(sequence, sequence.computed + count):
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.running.remove(victim)
+        self.blocks.release(victim)
+        victim.status = SequenceStatus.WAITING
+        self.waiting.appendleft(victim)
+        self.preemptions += 1

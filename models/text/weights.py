@@ -1,0 +1,156 @@
+"""From files to a model in memory: GGUF or safetensors, through the converted copy where that pays."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import logging as transformers_logging
+
+from domain.errors import ModelLoadFailed
+from domain.model import WeightFormat
+from domain.repositories import LoadProgress, OnLoadProgress
+from models.text import attention, converted, fusion, skeleton
+from models.text.gguf_source import GgufSource
+from models.text.tokenizer import TextTokenizer
+
+# Loads report their own progress; transformers' bars would write into the logs of whoever runs this.
+transformers_logging.disable_progress_bar()
+
+# Keys by which a configuration would have code fetched or chosen.
+_CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "_attn_implementation", "quantization_config")
+_MAX_WIDTH = 1 << 17
+_MAX_LAYERS = 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How the weights are to be: int8 products or not, and the dtype that everything else computes in."""
+
+    int8: bool
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """A model ready to run, and what is known of it."""
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+    fused: bool
+    converted_seconds: float
+
+
+def load(
+    directory: Path,
+    weight_format: WeightFormat,
+    converted_directory: Callable[[str], Path],
+    precision: Precision,
+    device: torch.device,
+    on_progress: OnLoadProgress,
+) -> LoadedWeights:
+    """Load the weights below `directory` (a GGUF file itself, or a directory with safetensors).
+
+    `converted_directory(layout)` is where the copy of that layout lies or will lie. Raises ModelLoadFailed
+    naming the file at fault, InsufficientStorage when the copy finds no room.
+    """
+    seconds = 0.0
+    if precision.int8 or weight_format is WeightFormat.GGUF:
+        copy = converted_directory(converted.layout_name(int8=precision.int8, dtype=precision.dtype))
+        if not converted.is_complete(copy):
+            began = time.monotonic()
+            _convert(directory, weight_format, copy, precision, on_progress)
+            seconds = time.monotonic() - began
+        model, tokenizer = converted.load(copy, precision.dtype, _told(on_progress, "weights", 0))
+    else:
+        model, tokenizer = _load_directory(directory, precision.dtype)
+    fused = fusion.fuse(model)
+    if precision.int8:
+        skeleton.pack(model, lambda done, total: on_progress(LoadProgress("weights", done, total)))
+    if device.type != "cpu":
+        nn.Module.to(model, device)
+    return LoadedWeights(model, tokenizer, fused, seconds)
+
+
+def _convert(
+    source: Path, weight_format: WeightFormat, target: Path, precision: Precision, on_progress: OnLoadProgress
+) -> None:
+    if weight_format is WeightFormat.GGUF:
+        gguf = GgufSource(source)
+        config, tokenizer = gguf.config(), gguf.tokenizer()
+        _check_sizes(config)
+        tensors = gguf.tensors(skeleton.empty_model(config, precision.dtype), config)
+        total = len(gguf)
+    else:
+        model, tokenizer = _load_directory(source, torch.bfloat16)
+        config, state = model.config, model.state_dict()
+        tensors, total = iter(state.items()), len(state)
+    told = _told(on_progress, "read", total)
+    converted.write(target, config, tokenizer, tensors, int8=precision.int8, dtype=precision.dtype, on_tensor=told)
+
+
+def _load_directory(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, TextTokenizer]:
+    _refuse_code(directory)
+    attention.register()
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        _check_sizes(config)
+        tokenizer = TextTokenizer.from_directory(directory, _end_ids(directory, config))
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            low_cpu_mem_usage=True,
+        )
+    except ModelLoadFailed:
+        raise
+    except Exception as error:  # whatever transformers makes of files that people put here
+        reason = str(error).replace(str(directory), directory.name).partition("\n")[0]
+        raise ModelLoadFailed(f"{directory.name} cannot be loaded: {reason}") from error
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Embedding and model.get_output_embeddings() is not module:
+            skeleton.replace(model, name, skeleton.Embedding(module.weight.data, dtype))
+    return model, tokenizer
+
+
+def _refuse_code(directory: Path) -> None:
+    """A configuration may describe weights; it may not bring code."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(f"config.json of {directory.name} is missing or is not JSON") from error
+    found = [key for key in _CODE_KEYS if key in config]
+    if found:
+        raise ModelLoadFailed(f"config.json of {directory.name} has '{found[0]}', which Ingle does not follow")
+
+
+def _check_sizes(config: PretrainedConfig) -> None:
+    """Bound what the configuration says before it sizes a tensor."""
+    text = config.get_text_config()
+    for name, limit in (("hidden_size", _MAX_WIDTH), ("num_hidden_layers", _MAX_LAYERS), ("vocab_size", 1 << 22)):
+        value = getattr(text, name, None)
+        if value is not None and not (isinstance(value, int) and 0 < value <= limit):
+            raise ModelLoadFailed(f"the model's configuration gives {name} as {value!r}")
+
+
+def _end_ids(directory: Path, config: PretrainedConfig) -> tuple[int, ...]:
+    ends = getattr(config.get_text_config(), "eos_token_id", None)
+    if (directory / "generation_config.json").exists():
+        ends = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id or ends
+    if ends is None:
+        return ()
+    return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+
+
+def _told(on_progress: OnLoadProgress, stage: str, total: int) -> Callable[[int], None]:
+    return lambda done: on_progress(LoadProgress(stage, done, total))

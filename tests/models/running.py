@@ -1,0 +1,99 @@
+"""Runs sequences through scheduler, runner and sampler without threads, for tests of what they compute."""
+
+from collections.abc import Sequence as Many
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from domain.generation import SamplingParams
+from domain.model import WeightFormat
+from models.text import weights
+from models.text.block_manager import BlockManager
+from models.text.kv_cache import KVCache
+from models.text.runner import Runner
+from models.text.sampler import Sampler
+from models.text.scheduler import Limits, Scheduler
+from models.text.sequence import Sequence
+from models.text.weights import LoadedWeights, Precision
+
+CPU = torch.device("cpu")
+GREEDY = SamplingParams(temperature=0.0)
+
+
+def load_tiny(directory: Path, *, int8: bool = False, converted: Path | None = None) -> LoadedWeights:
+    """A model from `directory`, in float32."""
+    target = converted or directory.parent / "converted"
+    return weights.load(
+        directory,
+        WeightFormat.SAFETENSORS,
+        lambda layout: target / layout,
+        Precision(int8, torch.float32),
+        CPU,
+        lambda _: None,
+    )
+
+
+class Bench:
+    """A model with its cache, and one way to run prompts to their ends."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, blocks: int = 64, block_size: int = 8, limits: Limits | None = None
+    ) -> None:
+        config = model.config.get_text_config()
+        cache = KVCache(
+            config.num_hidden_layers,
+            blocks,
+            block_size,
+            config.num_key_value_heads,
+            config.head_dim or config.hidden_size // config.num_attention_heads,
+            dtype=torch.float32,
+            device=CPU,
+        )
+        self.scheduler = Scheduler(BlockManager(blocks, block_size), limits or Limits(chunk=32, max_prefill_tokens=64))
+        self.runner = Runner(model, cache, CPU)
+        self.sampler = Sampler()
+        self.largest_step = 0
+
+    def sequence(self, ids: Many[int], new_tokens: int, params: SamplingParams = GREEDY) -> Sequence:
+        """A request that ends after `new_tokens` only."""
+        return Sequence(self._next_id(), list(ids), params, new_tokens, frozenset(), arrival=0.0)
+
+    def run(self, sequences: Many[Sequence]) -> list[list[int]]:
+        """Everybody's new tokens, all admitted at once."""
+        for sequence in sequences:
+            self.scheduler.add(sequence)
+        while self.scheduler.running or self.scheduler.waiting:
+            self.step()
+            self.scheduler.blocks.check(list(self.scheduler.alive()))
+        return [list(sequence.output_ids) for sequence in sequences]
+
+    def step(self) -> torch.Tensor:
+        """One forward pass; returns its logits."""
+        step = self.scheduler.schedule()
+        self.largest_step = max(self.largest_step, len(step.work))
+        logits = self.runner.run(step)
+        self.scheduler.complete(step)
+        chosen = [work.sequence for work in step.work if work.samples]
+        for sequence, token in zip(chosen, self.sampler.sample(logits, chosen), strict=True):
+            assert token is not None
+            reason = sequence.append(token)
+            if reason is not None:
+                self.scheduler.finish(sequence, reason)
+                self.sampler.forget(sequence)
+        return logits
+
+    def logits_of(self, ids: Many[int]) -> torch.Tensor:
+        """`[tokens, vocabulary]`: the logits after every token of `ids`, each from a request of its own."""
+        rows = []
+        for end in range(1, len(ids) + 1):
+            sequence = self.sequence(ids[:end], 1)
+            self.scheduler.add(sequence)
+            while sequence.new_tokens == 0:
+                logits = self.step()
+            rows.append(logits[-1])
+        return torch.stack(rows)
+
+    def _next_id(self) -> int:
+        self._ids = getattr(self, "_ids", 0) + 1
+        return self._ids
