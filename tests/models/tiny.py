@@ -62,10 +62,21 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tiny(directory: Path, family: str = "qwen2", seed: int = 0, **changes: object) -> Path:
-    """A tiny model on disk, as somebody would put it into the models folder."""
+def save_tiny(directory: Path, family: str = "qwen2", seed: int = 0, *, talks: bool = False, **changes: object) -> Path:
+    """A tiny model on disk, as somebody would put it into the models folder.
+
+    One that `talks` writes printable ASCII when it is greedy: every other token has a logit of 0.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tiny_model(family, seed, **changes).save_pretrained(directory)
+    model = tiny_model(family, seed, **changes)
+    if talks:
+        vocabulary = byte_tokenizer().get_vocab()
+        printable = [number for token, number in vocabulary.items() if len(token) == 1 and " " < token < "\x7f"]
+        silent = torch.ones(model.config.vocab_size, dtype=torch.bool)
+        silent[printable] = False
+        with torch.no_grad():
+            model.lm_head.weight[silent] = 0.0
+    model.save_pretrained(directory)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=byte_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
