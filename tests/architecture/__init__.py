@@ -1,0 +1,1 @@
+"""The house itself: rooms, arrows, packages, documents."""
