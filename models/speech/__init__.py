@@ -1,0 +1,1 @@
+"""Speech recognition: decoding of untrusted audio, and Whisper through CTranslate2."""
