@@ -1,0 +1,148 @@
+"""Scheduler and block manager as a state machine, against a runner that only counts."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from domain.generation import FinishReason, SamplingParams
+from models.text.block_manager import BlockManager
+from models.text.scheduler import Limits, Scheduler, Step
+from models.text.sequence import Sequence, SequenceStatus
+
+BLOCK = 4
+GREEDY = SamplingParams(temperature=0.0)
+
+
+def next_token(ids: list[int]) -> int:
+    """What a model would say: a function of the whole text, so a wrong history shows."""
+    return hash(tuple(ids)) % 7
+
+
+class ServingMachine(RuleBasedStateMachine):
+    """Requests come, run, are aborted; `cache` is what a real cache would hold in each block."""
+
+    @initialize(blocks=st.integers(8, 20), running=st.integers(1, 5), chunk=st.sampled_from([4, 6, 8]))
+    def build(self, blocks: int, running: int, chunk: int) -> None:
+        self.limits = Limits(max_running=running, max_prefill_tokens=chunk * 2, chunk=chunk)
+        self.scheduler = Scheduler(BlockManager(blocks, BLOCK), self.limits)
+        self.capacity = blocks * BLOCK
+        self.cache: dict[int, list[int | None]] = {block: [None] * BLOCK for block in range(blocks)}
+        self.sequences: list[Sequence] = []
+        self.steps_without_progress = 0
+
+    @rule(
+        prefix=st.sampled_from([[], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9], [6] * 12]),
+        rest=st.lists(st.integers(0, 6), min_size=1, max_size=10),
+        new=st.integers(1, 12),
+        client=st.sampled_from("ab"),
+    )
+    def ask(self, prefix: list[int], rest: list[int], new: int, client: str) -> None:
+        ids = (prefix + rest)[: self.capacity - 1]
+        new = min(new, self.capacity - len(ids))
+        sequence = Sequence(len(self.sequences), ids, GREEDY, new, frozenset(), 0.0, client=client)
+        self.sequences.append(sequence)
+        self.scheduler.add(sequence)
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def abort(self, pick: object) -> None:
+        alive = list(self.scheduler.alive())
+        if alive:
+            self.scheduler.finish(pick.choice(alive), None)  # type: ignore[attr-defined]
+
+    @rule()
+    def drop_cache(self) -> None:
+        self.scheduler.blocks.drop_cached()
+
+    @rule(steps=st.integers(1, 6))
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            if self.scheduler.running or self.scheduler.waiting:
+                self.one_step()
+
+    def one_step(self) -> None:
+        step = self.scheduler.schedule()
+        assert step.work, "somebody waits and nobody runs"
+        self.check_budget(step)
+        self.compute(step)
+        self.scheduler.complete(step)
+        for work in step.work:
+            if work.samples:
+                reason = work.sequence.append(next_token(work.sequence.ids))
+                if reason is not None:
+                    self.scheduler.finish(work.sequence, reason)
+
+    def check_budget(self, step: Step) -> None:
+        assert len({work.sequence.id for work in step.work}) == len(step.work) <= self.limits.max_running
+        prefill = sum(work.count for work in step.work if work.count > 1)
+        assert prefill <= self.limits.max_prefill_tokens
+        for work in step.work:
+            end = work.start + work.count
+            assert work.samples or end % self.limits.chunk == 0
+
+    def compute(self, step: Step) -> None:
+        """Write what a forward pass would write, and see that everything before it is still there."""
+        for work in step.work:
+            sequence = work.sequence
+            for position in range(work.start + work.count):
+                block, offset = sequence.blocks[position // BLOCK], position % BLOCK
+                if position >= work.start:
+                    self.cache[block][offset] = sequence.ids[position]
+                assert self.cache[block][offset] == sequence.ids[position], "the cache holds another text"
+
+    @invariant()
+    def blocks_are_counted_rightly(self) -> None:
+        self.scheduler.blocks.check(list(self.scheduler.alive()))
+
+    @invariant()
+    def texts_are_what_the_model_says(self) -> None:
+        for sequence in self.sequences:
+            ids = sequence.ids[: sequence.prompt_length]
+            for token in sequence.output_ids:
+                assert token == next_token(ids)
+                ids.append(token)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(20_000):
+            if not (self.scheduler.running or self.scheduler.waiting):
+                break
+            self.one_step()
+        assert all(sequence.status is SequenceStatus.FINISHED for sequence in self.sequences), "somebody never ends"
+        assert self.scheduler.blocks.num_free == self.scheduler.blocks.num_blocks
+
+
+ServingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_serving = ServingMachine.TestCase
+
+
+def test_clients_take_turns_whatever_the_order_of_arrival() -> None:
+    scheduler = Scheduler(BlockManager(64, BLOCK), Limits(max_running=2, max_prefill_tokens=64, chunk=8))
+    for number, client in enumerate("aaab"):
+        scheduler.add(Sequence(number, [1, 2], GREEDY, 4, frozenset(), 0.0, client=client))
+    step = scheduler.schedule()
+    assert [work.sequence.client for work in step.work] == ["a", "b"]
+
+
+def test_decodes_never_wait_for_a_prompt() -> None:
+    scheduler = Scheduler(BlockManager(64, BLOCK), Limits(max_running=4, max_prefill_tokens=8, chunk=8))
+    scheduler.add(Sequence(0, [1, 2], GREEDY, 20, frozenset(), 0.0))
+    scheduler.complete(scheduler.schedule())
+    scheduler.running[0].append(3)
+    scheduler.add(Sequence(1, list(range(40)), GREEDY, 4, frozenset(), 0.0))
+    for _ in range(5):
+        step = scheduler.schedule()
+        assert [work.count for work in step.work] == [1, 8]
+        scheduler.complete(step)
+        for work in step.work:
+            if work.samples:
+                work.sequence.append(5)
+
+
+def test_a_finished_sequence_tells_why() -> None:
+    sequence = Sequence(0, [1, 2], GREEDY, 2, frozenset({9}), 0.0)
+    assert sequence.append(3) is None
+    assert sequence.append(4) is FinishReason.LENGTH
+    assert Sequence(0, [1], GREEDY, 5, frozenset({9}), 0.0).append(9) is FinishReason.STOP
+    ignoring = SamplingParams(ignore_eos=True)
+    assert Sequence(0, [1], ignoring, 5, frozenset({9}), 0.0).append(9) is None
