@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from application.answer_query import DEFAULT_CONTEXT_TEMPLATE
 from domain.errors import InvalidRequest
 from domain.keep_alive import parse_go_duration, parse_keep_alive
 from domain.model import DEVICE_PATTERN, MAX_CONTEXT_LENGTH, is_valid_name
 
-DEFAULT_CONTEXT_TEMPLATE = "Context:\n{context}\n\nQuery: {query}\n\nAnswer:"
 DAY = 86_400.0
 
 
@@ -128,7 +128,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Device = Annotated[str, BeforeValidator(_lower), AfterValidator(_device)]
 ModelName = Annotated[str, AfterValidator(_model)]
 Directory = Annotated[Path, AfterValidator(Path.expanduser)]
-Url = Annotated[str, Field(pattern=r"^(https?|file)://\S+$")]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
 def _models_dir(data: Mapping[str, Any]) -> Path:
@@ -171,6 +171,12 @@ class Settings(BaseSettings):
 
     hub_url: Annotated[Url, From("HF_ENDPOINT")] = "https://huggingface.co"
     """Model hub that models are pulled from."""
+
+    pull_hosts: Names = ()
+    """Further hosts that the index or the hub may send a pull to, such as `files.example` or `*.cdn.example`."""
+
+    max_pull_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 60.0
+    """Largest pull in GiB."""
 
     device_type: Annotated[Device, From("DEVICE_TYPE")] = "auto"
     """Device of every load that names none: `auto` (CUDA if a GPU works, else the CPU), `cpu`, `cuda`, `cuda:N`."""

@@ -1,0 +1,1 @@
+"""The subcommands of `ingle`. None imports weights, torch or the server before it runs."""

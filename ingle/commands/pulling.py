@@ -1,0 +1,36 @@
+"""Pulls a model with a progress bar, in a thread, so that Ctrl-C ends it between two blocks of bytes."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from ingle.commands.terminal import byte_progress, messages
+from models.installed import InstalledModel, PullProgress
+from models.store import ModelStore
+
+
+def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
+    """Pull `name` and show how far it is. Interrupted, it stops cleanly: the next pull goes on from there.
+
+    Raises what ModelStore.pull raises, and KeyboardInterrupt.
+    """
+    cancelled = threading.Event()
+    console = messages()
+    with byte_progress() as bars, ThreadPoolExecutor(1, "pull") as thread:
+        tasks = {}
+
+        def show(progress: PullProgress) -> None:
+            if not progress.file:
+                return
+            if progress.file not in tasks:
+                tasks[progress.file] = bars.add_task(f"{name} {progress.file}", total=progress.total or None)
+                if not console.is_terminal:
+                    console.print(f"pulling {name}: {progress.file} ({progress.total >> 20} MiB)")
+            bars.update(tasks[progress.file], completed=progress.completed, total=progress.total or None)
+
+        work = thread.submit(store.pull, name, show, cancelled)
+        try:
+            return work.result()
+        except KeyboardInterrupt:
+            cancelled.set()
+            console.print("stopping; run the same command again to go on from here")
+            raise

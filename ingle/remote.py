@@ -1,0 +1,91 @@
+"""A running Ingle server, as the command line uses it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import click
+import httpx2
+
+from ingle.settings import Settings
+
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # to reach a server that listens everywhere
+
+
+def address_of(settings: Settings) -> str:
+    """The base URL at which `ingle serve` listens under these settings."""
+    host = _ANYWHERE.get(settings.http_host, settings.http_host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"
+
+
+class RemoteFailed(click.ClickException):
+    """The server refused, or there is none."""
+
+
+class Server:
+    """One server over HTTP. Every method raises RemoteFailed with what the server said."""
+
+    def __init__(self, url: str, *, timeout: float = 660.0) -> None:
+        self._url = url.rstrip("/")
+        # Answers may take as long as the server lets a generation run; connecting may not.
+        # A proxy for the internet is no way to a machine of one's own.
+        timeouts = httpx2.Timeout(timeout, connect=5.0)
+        self._client = httpx2.Client(base_url=self._url, timeout=timeouts, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def health(self) -> str:
+        """What `/healthz` says when it is well."""
+        return str(self._answer("GET", "/healthz")["status"])
+
+    def generate(self, body: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
+        """The records of a streamed `/generate`."""
+        with self._failures(), self._client.stream("POST", "/generate", json={**body, "stream": True}) as response:
+            self._check(response)
+            for line in response.iter_lines():
+                record = json.loads(line)
+                if "error" in record or "code" in record:
+                    raise RemoteFailed(str(record.get("detail") or record.get("error")))
+                yield record
+
+    def transcribe(self, audio: Path, options: Mapping[str, str]) -> Mapping[str, Any]:
+        """The JSON answer of `/transcribe` for the file `audio`."""
+        with audio.open("rb") as file:
+            return self._answer("POST", "/transcribe", data=dict(options), files={"file": (audio.name, file)})
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.ConnectError:
+            raise RemoteFailed(f"no server answers at {self._url}: start one with `ingle serve`") from None
+        except httpx2.TimeoutException:
+            raise RemoteFailed(f"{self._url} did not answer in time") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise RemoteFailed(f"{self._url}: {error}") from None
+
+    def _check(self, response: httpx2.Response) -> None:
+        if response.is_success:
+            return
+        response.read()
+        try:
+            said = response.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            said = f"answered {response.status_code}: is it an Ingle server?"
+        raise RemoteFailed(f"{self._url}: {said}")
+
+    def _answer(self, method: str, path: str, **request: Any) -> Mapping[str, Any]:
+        with self._failures():
+            response = self._client.request(method, path, **request)
+            self._check(response)
+        answer: Mapping[str, Any] = response.json()
+        return answer
