@@ -1,0 +1,48 @@
+"""Values that the store hands out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from domain.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a model on disk. `sha256` is None where nobody vouched for it: it was placed by a person."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model on disk.
+
+    `directory` holds the `files` (for a lone GGUF file: the folder that it lies in); `digest` is 64 hex digits
+    that change whenever the files do; `modified_at` is in seconds since the epoch. `is_placed` is true for a
+    model that a person put into the models folder.
+    """
+
+    spec: ModelSpec
+    directory: Path
+    files: tuple[StoredFile, ...]
+    digest: str
+    modified_at: float = 0.0
+    is_placed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """A step of a pull: `completed` of `total` bytes of `file`, whose sha256 is `digest` where it is known.
+
+    `status` is in the words of Ollama's clients: `pulling manifest`, `pulling <12 hex digits>`,
+    `verifying sha256 digest`, `writing manifest`, `success`.
+    """
+
+    status: str
+    file: str = ""
+    completed: int = 0
+    total: int = 0
+    digest: str = ""

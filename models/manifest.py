@@ -1,0 +1,151 @@
+"""The record that a model is installed, complete and checked."""
+
+import hashlib
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from domain.model import ModelSpec, Task, WeightFormat, is_valid_name
+from models.catalog import MAX_FILE_BYTES, is_model_file
+from models.layout import Layout, key_of, write_atomically
+
+_log = logging.getLogger(__name__)
+
+_VERSION = 1
+_MAX_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """A stored file. `verified_by` tells who vouched for its bytes: catalogue, hub-lfs or hub-git."""
+
+    name: str
+    size: int
+    sha256: str
+    verified_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A name, what is known of the model, and its files in the artefact `digest`.
+
+    `origin` says where the files came from; `pulled_at` is in seconds since the epoch.
+    """
+
+    spec: ModelSpec
+    files: tuple[ManifestFile, ...]
+    origin: Mapping[str, str] = field(default_factory=dict)
+    pulled_at: float = field(default_factory=time.time)
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that stand for the artefact: the hash of its files' names, sizes and hashes."""
+        return artefact_digest((file.name, file.size, file.sha256) for file in self.files)
+
+    def write(self, path: Path) -> None:
+        """Publish the manifest; from this moment on the model is installed."""
+        document = {
+            "version": _VERSION,
+            "model": asdict(self.spec),
+            "files": [asdict(file) for file in self.files],
+            "origin": dict(self.origin),
+            "pulled_at": self.pulled_at,
+        }
+        write_atomically(path, json.dumps(document, indent=1).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """The manifest at `path`. Raises ValueError where it is not one, FileNotFoundError where there is none."""
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        try:
+            if len(content) > _MAX_BYTES:
+                raise ValueError("it is too large")
+            document = json.loads(content)
+            if document["version"] != _VERSION:
+                raise ValueError(f"it has version {document['version']!r}, this Ingle reads version {_VERSION}")
+            return cls(
+                spec=_spec(document["model"]),
+                files=_files(document["files"]),
+                origin={str(key): str(value) for key, value in document["origin"].items()},
+                pulled_at=float(document["pulled_at"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name} is not a manifest: {error!r}") from error
+
+
+def read_manifest(layout: Layout, key: str) -> Manifest | None:
+    """The manifest of the model with this key; None where there is none that can be read."""
+    try:
+        return Manifest.read(layout.manifests / f"{key}.json")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _log.warning("models folder: %s", error)
+        return None
+
+
+class Manifests:
+    """Every manifest there is, each read again only when it changed."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[tuple[int, int, int], Manifest | None]] = {}
+
+    def all(self) -> Sequence[Manifest]:
+        """The readable ones, by name. One that cannot be read is passed over with a warning, once."""
+        with self._lock:
+            current = {}
+            for path in sorted(self._layout.manifests.glob("*.json")):
+                try:
+                    status = path.stat()
+                    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                    known = self._read.get(path.name)
+                    current[path.name] = known if known and known[0] == stamp else (stamp, self._open(path))
+                except FileNotFoundError:
+                    continue  # removed a moment ago
+            self._read = current
+            return [manifest for _, manifest in current.values() if manifest is not None]
+
+    def _open(self, path: Path) -> Manifest | None:
+        manifest = read_manifest(self._layout, path.stem)
+        if manifest is not None and key_of(manifest.spec.id) != path.stem:
+            _log.warning("models folder: %s is the manifest of another model", path.name)
+            return None
+        return manifest
+
+
+def artefact_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """64 hex digits for a set of (name, size in bytes, hash or stamp), in whatever order they come."""
+    lines = sorted(f"{digest} {size} {name}\n" for name, size, digest in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _spec(table: Mapping[str, Any]) -> ModelSpec:
+    values = dict(table)
+    values["task"] = Task(values["task"])
+    values["format"] = WeightFormat(values["format"])
+    values["capabilities"] = tuple(str(capability) for capability in values["capabilities"])
+    spec = ModelSpec(**values)
+    if not is_valid_name(spec.id):
+        raise ValueError("its name is not a model's")
+    return spec
+
+
+def _files(tables: Sequence[Mapping[str, Any]]) -> tuple[ManifestFile, ...]:
+    files = tuple(ManifestFile(**table) for table in tables)
+    for file in files:
+        sound = isinstance(file.size, int) and 0 <= file.size <= MAX_FILE_BYTES and _SHA256.fullmatch(file.sha256)
+        if not sound or not is_model_file(file.name):
+            raise ValueError("one of its files is not a model's")
+    if not files:
+        raise ValueError("it has no files")
+    return files
