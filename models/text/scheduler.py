@@ -86,12 +86,20 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Choose the work of the next step and give it the blocks that it needs."""
-        work = self._decodes()
+        preempted = self.preemptions
+        work: list[Work] = []
+        self._decode(work)
         budget = self.limits.max_prefill_tokens
         for sequence in list(self.running):
             if sequence.status is SequenceStatus.RUNNING and sequence.uncomputed > 1:
                 budget -= self._prefill(sequence, budget, work)
-        while budget > 0 and self.waiting and len(self.running) < self.limits.max_running:
+        # Whoever just gave up blocks would take them back at once.
+        while (
+            budget > 0
+            and self.waiting
+            and len(self.running) < self.limits.max_running
+            and self.preemptions == preempted
+        ):
             sequence = self._next_waiting()
             if not self._admit(sequence):
                 break
@@ -99,7 +107,7 @@ class Scheduler:
             if count == 0:
                 break
             budget -= count
-        return Step(tuple(item for item in work if item.sequence.status is SequenceStatus.RUNNING))
+        return Step(tuple(work))
 
     def complete(self, step: Step) -> None:
         """The step's keys and values are in the cache now."""
@@ -107,17 +115,16 @@ class Scheduler:
             work.sequence.computed = work.start + work.count
             self.blocks.publish(work.sequence, work.start)
 
-    def _decodes(self) -> list[Work]:
-        work = []
+    def _decode(self, work: list[Work]) -> None:
         for sequence in list(self.running):
-            if sequence.status is SequenceStatus.RUNNING and sequence.uncomputed == 1 and self._make_room(sequence, 1):
+            decoding = sequence.status is SequenceStatus.RUNNING and sequence.uncomputed == 1
+            if decoding and self._make_room(sequence, 1, work):
                 work.append(Work(sequence, sequence.computed, 1))
-        return work
 
     def _prefill(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
         end = min(len(sequence.ids), (sequence.computed // self.limits.chunk + 1) * self.limits.chunk)
         count = end - sequence.computed
-        if count > budget or not self._make_room(sequence, count):
+        if count > budget or not self._make_room(sequence, count, work):
             return 0
         work.append(Work(sequence, sequence.computed, count))
         return count
@@ -141,11 +148,15 @@ class Scheduler:
         sequence.status = SequenceStatus.RUNNING
         return True
 
-    def _make_room(self, sequence: Sequence, count: int) -> bool:
-        """Blocks for `count` more tokens, taken from the youngest if need be; False if `sequence` itself had to go."""
+    def _make_room(self, sequence: Sequence, count: int, work: list[Work]) -> bool:
+        """Find blocks for `count` more tokens, if need be the youngest's, who then leaves `work` too.
+
+        False if `sequence` itself was the youngest and had to go.
+        """
         while not self.blocks.grow(sequence, sequence.computed + count):
             victim = self.running[-1]
             self._preempt(victim)
+            work[:] = [item for item in work if item.sequence is not victim]
             if victim is sequence:
                 return False
         return True
