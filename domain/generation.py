@@ -1,6 +1,5 @@
 """A text request and what comes back: every dialect and every job speaks these."""
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -62,7 +61,8 @@ Prompt = Chat | RawText | Continuation
 
 
 def _check(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    if not math.isfinite(value) or not (low < value if above else low <= value) or value > high:
+    # Written so that NaN, which compares as false with everything, is out of range.
+    if not ((low < value if above else low <= value) and value <= high):
         bounds = f"above {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
         raise InvalidRequest(f"{name} must be {bounds}", field=name)
 

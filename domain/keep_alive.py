@@ -7,9 +7,10 @@ from domain.errors import InvalidRequest
 
 FOREVER = math.inf
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ns": 1e-9}
+_TERM = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|\u00b5s|\u03bcs|ns|m|s)")
 _MAX_TEXT = 64
+_GO_MAX_SECONDS = 2**63 * 1e-9
 
 
 def parse_go_duration(text: str) -> float:
@@ -17,12 +18,12 @@ def parse_go_duration(text: str) -> float:
 
     Raises ValueError for anything else.
     """
-    body = text.strip()[:_MAX_TEXT]
+    body = text.strip()
     sign = -1.0 if body.startswith("-") else 1.0
-    body = body.removeprefix("-").removeprefix("+")
+    body = body[1:] if body.startswith(("-", "+")) else body
     if body == "0":
         return 0.0
-    terms = list(_TERM.finditer(body))
+    terms = list(_TERM.finditer(body)) if len(body) <= _MAX_TEXT else []
     if not terms or "".join(term.group() for term in terms) != body:
         raise ValueError(f"'{text[:_MAX_TEXT]}' is not a duration: write it like 300ms, 90s, 5m or 1.5h")
     return sign * sum(float(term[1]) * _UNITS[term[2]] for term in terms)
@@ -31,7 +32,8 @@ def parse_go_duration(text: str) -> float:
 def parse_keep_alive(value: object) -> float:
     """Seconds to stay after the last use: 0 = leave at once, FOREVER for any negative value.
 
-    `value` is a number of seconds or a Go duration. Raises InvalidRequest naming `keep_alive`.
+    `value` is a number of seconds or a Go duration; what Go's Duration cannot hold (292 years) is FOREVER too.
+    Raises InvalidRequest naming `keep_alive`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InvalidRequest(
@@ -43,7 +45,7 @@ def parse_keep_alive(value: object) -> float:
         except ValueError as error:
             raise InvalidRequest(f"keep_alive: {error}", field="keep_alive") from None
     else:
-        seconds = float(value)
-    if math.isnan(seconds):
+        seconds = value
+    if isinstance(seconds, float) and math.isnan(seconds):
         raise InvalidRequest("keep_alive must be a number", field="keep_alive")
-    return FOREVER if seconds < 0 else seconds
+    return float(seconds) if 0 <= seconds <= _GO_MAX_SECONDS else FOREVER

@@ -76,6 +76,15 @@ class LoadOptions:
         if not 0 <= self.num_ctx <= MAX_CONTEXT_LENGTH:
             raise InvalidRequest(f"num_ctx must be between 0 and {MAX_CONTEXT_LENGTH}", field="num_ctx")
 
+    def completed_by(self, defaults: "LoadOptions") -> "LoadOptions":
+        """These options, with those of `defaults` where these leave the choice open."""
+        return LoadOptions(
+            device=defaults.device if self.device == "auto" else self.device,
+            dtype=defaults.dtype if self.dtype == "auto" else self.dtype,
+            quantization=defaults.quantization if self.quantization == "auto" else self.quantization,
+            num_ctx=self.num_ctx or defaults.num_ctx,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -151,20 +160,29 @@ def resolve_name(name: str, installed: Iterable[ModelSpec], aliases: Mapping[str
     """The installed model that `name` means, or None.
 
     Tried in order, without regard to case: exact name, alias, `name:latest`, the only installed tag of
-    `name`, the hub id of an installed model, the catch-all alias `*`.
+    `name`, the hub id of an installed model, the catch-all alias `*`. The target of an alias may be written
+    in any of these ways, except as another alias.
     """
     by_id = {spec.id.lower(): spec for spec in installed}
+    targets = {alias.lower(): target.strip().lower() for alias, target in aliases.items()}
     wanted = name.strip().lower()
-    lowered = {alias.lower(): target.lower() for alias, target in aliases.items()}
-    if found := by_id.get(wanted) or by_id.get(lowered.get(wanted, "")) or by_id.get(f"{wanted}:latest"):
+    return (
+        by_id.get(wanted)
+        or _find_unaliased(targets.get(wanted), by_id)
+        or _find_unaliased(wanted, by_id)
+        or _find_unaliased(targets.get("*"), by_id)
+    )
+
+
+def _find_unaliased(wanted: str | None, by_id: Mapping[str, ModelSpec]) -> ModelSpec | None:
+    if not wanted:
+        return None
+    if found := by_id.get(wanted) or by_id.get(f"{wanted}:latest"):
         return found
     tags = [spec for id_, spec in by_id.items() if id_.partition(":")[0] == wanted]
     if len(tags) == 1:
         return tags[0]
-    for spec in by_id.values():
-        if spec.hub_id is not None and spec.hub_id.lower() == wanted:
-            return spec
-    return by_id.get(lowered.get("*", ""))
+    return next((spec for spec in by_id.values() if spec.hub_id is not None and spec.hub_id.lower() == wanted), None)
 
 
 def nearest_names(name: str, candidates: Iterable[str], limit: int = 3) -> Sequence[str]:

@@ -34,7 +34,10 @@ class LoadedModel(Protocol):
         ...
 
     def abort(self) -> None:
-        """End all work in flight: every open generator raises RequestCancelled within one step."""
+        """End all work, for good: every open generator raises RequestCancelled within one step.
+
+        So does every generator that is opened afterwards: somebody may hold a lease and not have begun yet.
+        """
         ...
 
 

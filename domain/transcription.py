@@ -41,7 +41,7 @@ class TranscriptionRequest:
         if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 1.0):
             raise InvalidRequest("temperature must be between 0 and 1", field="temperature")
         for name, text in (("prompt", self.prompt), ("hotwords", self.hotwords)):
-            if len(text.encode()) > MAX_PROMPT_BYTES:
+            if len(text.encode("utf-8", "surrogatepass")) > MAX_PROMPT_BYTES:
                 raise InvalidRequest(f"{name} must have at most {MAX_PROMPT_BYTES} bytes", field=name)
         if self.timeout_seconds is not None and not 0 < self.timeout_seconds <= 86_400:
             raise InvalidRequest("timeout must be above 0 and at most 86400 seconds", field="timeout")
