@@ -58,7 +58,7 @@ def show(invocation: Invocation, name: str) -> None:
     store = open_store(invocation.settings())
     try:
         model = store.find(name)
-        spec, files = model.spec, [(file.name, decimal(file.size), file.sha256 or "-") for file in model.files]
+        spec, files = model.spec, [(file.name, decimal(file.size), file.sha256) for file in model.files]
     except ModelNotFound:
         entry = next((entry for entry in store.known() if name.lower() in (entry.spec.id, *entry.aliases)), None)
         if entry is None:
@@ -79,8 +79,8 @@ def show(invocation: Invocation, name: str) -> None:
         ("installed", str(model.directory) if model else f"no: run `ingle models pull {spec.id}`"),
     ):
         facts.add_row(fact, value)
-    for file in files:
-        facts.add_row("file", "  ".join(file))
+    for name, size, sha256 in files:
+        facts.add_row("file", f"{name}  {size}  {(sha256 and f'sha256:{sha256}') or 'unchecked'}")
     output().print(facts)
 
 

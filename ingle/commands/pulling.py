@@ -3,6 +3,8 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from rich.filesize import decimal
+
 from ingle.commands.terminal import byte_progress, messages
 from models.installed import InstalledModel, PullProgress
 from models.store import ModelStore
@@ -24,7 +26,7 @@ def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
             if progress.file not in tasks:
                 tasks[progress.file] = bars.add_task(f"{name} {progress.file}", total=progress.total or None)
                 if not console.is_terminal:
-                    console.print(f"pulling {name}: {progress.file} ({progress.total >> 20} MiB)")
+                    console.print(f"pulling {name}: {progress.file} ({decimal(progress.total)})")
             bars.update(tasks[progress.file], completed=progress.completed, total=progress.total or None)
 
         work = thread.submit(store.pull, name, show, cancelled)

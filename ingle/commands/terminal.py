@@ -4,12 +4,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+WIDE = 1000
 
 
 def output() -> Console:
     """Answers. Markup is off: a model's name in brackets is a name, not a colour."""
-    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDE  # a program that reads the table wants whole lines
+    return console
 
 
 def messages() -> Console:
@@ -30,11 +43,16 @@ def status(message: str) -> Iterator[None]:
 
 def byte_progress() -> Progress:
     """Bars that count bytes."""
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=messages())
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return _bars(*columns)
 
 
 def second_progress() -> Progress:
     """Bars that count seconds of sound."""
     columns = (BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} s"), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=messages())
+    return _bars(*columns)
+
+
+def _bars(*columns: ProgressColumn) -> Progress:
+    console = messages()
+    return Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)

@@ -61,7 +61,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _is_code(folder: str, name: str) -> bool:
-    return name.endswith(".py") or (Path(folder) / name).is_dir() and name != "__pycache__"
+    return name.endswith(".py") or ((Path(folder) / name).is_dir() and name != "__pycache__")
 
 
 @contextmanager
