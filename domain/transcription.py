@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from domain.errors import InvalidRequest
+from domain.languages import language_code
 
 MAX_PROMPT_BYTES = 2048
 
@@ -18,7 +19,7 @@ class SpeechTask(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
-    """How to listen. `language` is an ISO 639-1 code or None to detect it.
+    """How to listen. `language` is given as a code or an English name and kept as a code; None or `auto` detects it.
 
     `temperature` 0 decodes greedily and falls back to warmer decodings where that fails; a positive one is
     the only one tried. Raises InvalidRequest with the field's name for a value out of range.
@@ -36,6 +37,7 @@ class TranscriptionRequest:
     request_id: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "language", language_code(self.language))
         if not 1 <= self.beam_size <= 10:
             raise InvalidRequest("beam_size must be between 1 and 10", field="beam_size")
         if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 1.0):
@@ -49,7 +51,7 @@ class TranscriptionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One spoken word; times are seconds from the start of the file."""
+    """One spoken word; times are seconds from the start of the file; `text` is raw, with Whisper's leading space."""
 
     text: str
     start: float
