@@ -217,6 +217,18 @@ class Settings(BaseSettings):
     max_queue: Annotated[int, From("OLLAMA_MAX_QUEUE"), Field(ge=1, le=1_000_000)] = 512
     """Requests that may wait for a model; one more is refused with 503."""
 
+    max_queue_tokens: Annotated[int, Field(ge=1, le=1 << 40)] = 262_144
+    """Prompt tokens that may wait for a text model; beyond them requests are refused with 503."""
+
+    num_parallel: Annotated[int, From("OLLAMA_NUM_PARALLEL"), Field(ge=0, le=1024)] = 0
+    """Sequences that share each step of a text model; 0 means 16."""
+
+    min_memory_gb: Annotated[float, From("MIN_MEMORY_GB"), Field(ge=0, le=1_000_000)] = 2.0
+    """Memory in GiB that must stay free after a load; a model that would take it is refused with 507."""
+
+    gpu_memory_fraction: Annotated[float, From("GPU_MEMORY_FRACTION"), Field(gt=0, le=1)] = 0.8
+    """Share of each GPU that all models together may take."""
+
     max_generation_time: Annotated[Seconds | None, From("MAX_GENERATION_TIME")] = None
     """Ceiling of every generation; unset, 30 s in the analysis form of `/generate` and 10 minutes elsewhere."""
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from ingle.settings import Duration, Settings, Shown
 from ingle.settings_sources import TOML_FILES, names_of
@@ -45,7 +44,7 @@ def _default(field: FieldInfo) -> str:
 
 def written(value: object, field: FieldInfo) -> str:
     """`value` as one would write it into the environment; empty where there is none."""
-    if value is None or value is PydanticUndefined:
+    if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()

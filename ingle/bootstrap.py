@@ -1,0 +1,148 @@
+"""The composition root: settings in, a working application out, by plain constructor calls."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from api.services import MIB, Defaults, Exposure, Limits, Services
+from application.answer_query import AnswerQuery
+from application.events import Publish
+from application.generate_text import GenerateText
+from application.model_pool import ModelPool
+from application.ports import Clock, SystemProbe
+from application.transcribe_audio import TranscribeAudio
+from domain.model import LoadOptions
+from infrastructure.clock import SystemClock
+from infrastructure.log import EventLog
+from ingle.model_store import open_store
+from ingle.settings import Settings
+from ingle.settings_sources import masked
+from models.repository import LoadPolicy, OptimizedModelRepository
+from models.speech.decoder import AudioDecoder
+from models.store import ModelStore
+from models.system import MachineProbe
+from models.text.loader import EngineOptions
+from models.text.scheduler import Limits as BatchLimits
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Everything that the server and the command line use, wired; `close` gives it all back."""
+
+    store: ModelStore
+    pool: ModelPool
+    generate: GenerateText
+    transcribe: TranscribeAudio
+    probe: SystemProbe
+    services: Services
+    repository: OptimizedModelRepository
+
+    async def close(self) -> None:
+        """End what runs, unload every model, remove what uploads left."""
+        await self.pool.close()
+        self.repository.close()
+        shutil.rmtree(self.services.uploads_dir, ignore_errors=True)
+
+
+def build(settings: Settings) -> Application:
+    """Wire everything. Nothing is loaded, opened or started but the directory that uploads go to."""
+    clock: Clock = SystemClock()
+    publish: Publish = EventLog()
+    threads = settings.cpu_threads or usable_cores()
+    store = open_store(settings)
+    repository = OptimizedModelRepository(store, _decoder(settings), _load_policy(settings, threads))
+    pool = ModelPool(
+        repository,
+        clock,
+        publish,
+        keep_alive=settings.keep_alive,
+        load_timeout=settings.load_timeout,
+        default_options=LoadOptions(device=settings.device_type),
+    )
+    generate = GenerateText(pool, clock, publish)
+    transcribe = TranscribeAudio(pool, clock, publish)
+    probe = MachineProbe(version("ingle"), threads, store.free_bytes)
+    services = Services(
+        pool=pool,
+        generate=generate,
+        answer=AnswerQuery(generate, settings.context_template),
+        transcribe=transcribe,
+        probe=probe,
+        clock=clock,
+        uploads_dir=_uploads_dir(settings),
+        version=version("ingle"),
+        started_at=clock.monotonic(),
+        limits=Limits(
+            body_bytes=int(settings.max_body_mb * MIB),
+            upload_bytes=int(settings.max_upload_mb * MIB),
+            generation_seconds=settings.max_generation_time,
+            new_tokens=settings.max_new_tokens,
+            transcription_seconds=settings.transcribe_timeout,
+        ),
+        exposure=Exposure(
+            allowed_hosts=frozenset(settings.allowed_hosts),
+            origins=frozenset(settings.origins),
+            docs=settings.docs == "public",
+        ),
+        defaults=Defaults(
+            model=settings.default_model,
+            speech_model=settings.default_speech_model,
+            device=settings.device_type,
+            **_given(analysis_temperature=settings.generation_temperature),
+        ),
+        max_workers=settings.max_workers,
+        max_processes=settings.max_processes,
+        settings=_public(settings),
+    )
+    return Application(store, pool, generate, transcribe, probe, services, repository)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or taskset can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decoder(settings: Settings) -> AudioDecoder:
+    return AudioDecoder(
+        DecodeLimits(max_seconds=settings.max_audio_seconds, timeout_seconds=settings.decode_timeout),
+        processes=settings.max_processes,
+    )
+
+
+def _load_policy(settings: Settings, threads: int) -> LoadPolicy:
+    batch = BatchLimits(**_given(max_running=settings.num_parallel or None))
+    return LoadPolicy(
+        cpu_threads=threads,
+        min_free_bytes=int(settings.min_memory_gb * GIB),
+        gpu_memory_fraction=settings.gpu_memory_fraction,
+        context_length=settings.context_length,
+        speech_compute_type=settings.speech_compute_type,
+        engine=EngineOptions(batch, settings.max_queue, settings.max_queue_tokens),
+    )
+
+
+def _uploads_dir(settings: Settings) -> Path:
+    """A directory of this process alone, for its user alone."""
+    parent = settings.data_dir / "uploads"
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Path(tempfile.mkdtemp(dir=parent))
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that were set; the others keep the default of whoever takes them."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _public(settings: Settings) -> Mapping[str, object]:
+    """What clients may see of the settings: neither paths nor addresses of other servers."""
+    hidden = ("_dir", "_url", "_hosts")
+    return {
+        name: masked(value) for name, value in settings.model_dump(mode="json").items() if not name.endswith(hidden)
+    }
