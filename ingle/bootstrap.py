@@ -23,7 +23,7 @@ from ingle.model_store import open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
 from models.repository import LoadPolicy, OptimizedModelRepository
-from models.speech.decoder import AudioDecoder
+from models.speech.decoder import AudioDecoder, DecodeLimits
 from models.store import ModelStore
 from models.system import MachineProbe
 from models.text.loader import EngineOptions

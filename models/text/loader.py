@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ _TOKENS_PER_SEQUENCE = 2048
 class EngineOptions:
     """What a deployment decides about text engines: bounds of the batch and of the queue."""
 
-    limits: Limits
+    limits: Limits = field(default_factory=Limits)
     max_waiting: int = 512
     max_waiting_tokens: int = 262_144
 

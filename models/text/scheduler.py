@@ -40,12 +40,14 @@ class Limits:
     """`max_running` sequences share a step, which reads at most `max_prefill_tokens` of prompts beside them.
 
     Prompts are read in chunks whose ends lie on multiples of `chunk`, so that an answer does not depend on who
-    else was there. `max_prefill_tokens` must be at least `chunk`.
+    else was there. `max_prefill_tokens` must be at least `chunk`. `reserve` tokens of an answer get their place in
+    the cache at once, if there is plenty.
     """
 
     max_running: int = 16
     max_prefill_tokens: int = 512
     chunk: int = 256
+    reserve: int = 512
 
 
 @dataclass(slots=True)
@@ -142,11 +144,19 @@ class Scheduler:
         if self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks) > self.blocks.num_free:
             self.blocks.release(sequence)
             return False
+        self._reserve(sequence)
         sequence.cached = max(sequence.cached, min(sequence.computed, sequence.prompt_length))
         self.waiting.remove(sequence)
         self.running.append(sequence)
         sequence.status = SequenceStatus.RUNNING
         return True
+
+    def _reserve(self, sequence: Sequence) -> None:
+        """Take blocks for the answer too while there are plenty: those taken together lie side by side in the cache."""
+        tokens = len(sequence.ids) + min(sequence.max_new_tokens, self.limits.reserve)
+        missing = self.blocks.blocks_for(tokens) - len(sequence.blocks)
+        if missing <= self.blocks.num_free // 2:
+            self.blocks.grow(sequence, tokens)
 
     def _make_room(self, sequence: Sequence, count: int, work: list[Work]) -> bool:
         """Find blocks for `count` more tokens, if need be the youngest's, who then leaves `work` too.
