@@ -1,5 +1,6 @@
 """Text generation as a use case: take a lease, pass the chunks on, say what happened."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 from application.events import GenerationFinished, Publish, WorkCancelled
 from application.model_pool import ModelPool
 from application.ports import Clock
-from domain.errors import GenerationFailed
+from domain.errors import GenerationFailed, RequestCancelled
 from domain.generation import Finish, GenerationRequest, Prompt, TextChunk
 from domain.model import Model, Task
 
@@ -48,16 +49,16 @@ class GenerateText:
         asked_at = self._clock.monotonic()
         async with self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive) as model:
             load_seconds = self._clock.monotonic() - asked_at
-            yield GenerationStarted(model.info, model.waiting, load_seconds)
             finished = False
             try:
+                yield GenerationStarted(model.info, model.waiting, load_seconds)
                 async with aclosing(model.generate(request)) as chunks:
                     async for chunk in chunks:
                         if chunk.finish is not None:
                             finished = True
                             chunk = self._finish(model.info.id, request, chunk, chunk.finish, load_seconds)
                         yield chunk
-            except GeneratorExit:
+            except (GeneratorExit, asyncio.CancelledError, RequestCancelled):
                 if not finished:
                     self._publish(WorkCancelled(model.info.id, request.request_id))
                 raise
