@@ -1,0 +1,74 @@
+"""The application: routes, and around them the layers that every request passes."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from api import docs_page, not_offered
+from api.body_guard import BodyGuard
+from api.failures import Failures, on_http_exception
+from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
+from api.native import generate, memory, models, system, transcribe
+from api.request_ids import RequestIds
+from api.services import Services
+from api.uploads import FRAME_BYTES, UploadFolder
+
+UPLOAD_PATHS = ("/transcribe",)
+
+
+def create_app(services: Services) -> FastAPI:
+    """Everything that is served over HTTP, with `services` behind it."""
+    folder = UploadFolder(services.uploads_dir)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await asyncio.to_thread(folder.open)
+        try:
+            yield
+        finally:
+            folder.close()
+
+    app = FastAPI(
+        title="Ingle",
+        version=services.version,
+        description="Text, speech and embedding models in one process.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=_layers(services),
+        exception_handlers={HTTPException: on_http_exception},
+    )
+    for router in (
+        system.routes(services),
+        generate.routes(services),
+        models.routes(services),
+        memory.routes(services),
+        transcribe.routes(services, folder),
+        not_offered.routes(),
+    ):
+        app.include_router(router)
+    if services.exposure.docs:
+        app.include_router(docs_page.routes(app))
+    return app
+
+
+def _layers(services: Services) -> list[Middleware]:
+    """Outermost first. What is inside Failures may raise; what is outside sees every response."""
+    limits, exposure = services.limits, services.exposure
+    origins = AllowedOrigins(exposure.origins)
+    upload_limit = limits.upload_bytes + FRAME_BYTES
+    layers = [
+        Middleware(RequestIds, server=f"{services.name}/{services.version}"),
+        Middleware(Cors, origins=origins),
+        Middleware(Failures),
+        Middleware(BodyGuard, limit=limits.body_bytes, limits=dict.fromkeys(UPLOAD_PATHS, upload_limit)),
+    ]
+    if exposure.guard_hosts:
+        layers.append(Middleware(HostGuard, allowed_hosts=exposure.allowed_hosts))
+    return [*layers, Middleware(OriginGuard, origins=origins)]

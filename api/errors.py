@@ -1,0 +1,216 @@
+"""Which status each failure has. The table is total: a test walks every subclass of IngleError."""
+
+import http
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from domain import errors as domain
+from domain.errors import IngleError, InvalidRequest
+
+
+class TransportFailure(IngleError):
+    """The request could not be read as HTTP and JSON."""
+
+    code = "invalid_request"
+
+
+class MissingBody(TransportFailure):
+    """The request needs a JSON body and has none."""
+
+    code = "missing_body"
+
+
+class InvalidJson(TransportFailure):
+    """The body is not valid JSON."""
+
+    code = "invalid_json"
+
+
+class InvalidBody(TransportFailure):
+    """The body is not valid multipart/form-data."""
+
+    code = "invalid_body"
+
+
+class PayloadTooLarge(TransportFailure):
+    """The body is larger than this server accepts."""
+
+    code = "payload_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes", max_bytes=limit)
+
+
+class HeadersTooLarge(TransportFailure):
+    """The request line or the headers are larger than this server accepts."""
+
+    code = "headers_too_large"
+
+
+class TooManyConnections(TransportFailure):
+    """This address has too many connections open."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class RequestTimeout(TransportFailure):
+    """The request came in too slowly."""
+
+    code = "request_timeout"
+
+
+class UnsupportedMediaType(TransportFailure):
+    """The body has a media type or an encoding that is not accepted here."""
+
+    code = "unsupported_media_type"
+
+
+class RouteNotFound(TransportFailure):
+    """There is no such route."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(TransportFailure):
+    """This route does not know that method."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__(f"this route knows only {', '.join(allowed)}")
+        self.allowed = tuple(allowed)
+
+
+class HostNotAllowed(TransportFailure):
+    """The Host header names a host that this server does not answer for: add it to INGLE_ALLOWED_HOSTS."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(TransportFailure):
+    """The request comes from a web page of another site: add its origin to INGLE_ORIGINS."""
+
+    code = "origin_not_allowed"
+
+
+class ClientLeft(TransportFailure):
+    """The client went away before the answer."""
+
+    code = "request_cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One field that is wrong: where it stands and why."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+
+
+class InvalidFields(InvalidRequest):
+    """Fields of the request have values that are not allowed."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        first = problems[0]
+        name = ".".join(str(part) for part in first.loc)
+        super().__init__(f"{name}: {first.msg}" if name else first.msg, field=name or None)
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Statuses:
+    """The status of a failure in the native, the OpenAI and the Ollama dialect."""
+
+    native: int
+    openai: int
+    ollama: int
+
+
+def _same(status: int) -> Statuses:
+    return Statuses(status, status, status)
+
+
+_INVALID = Statuses(422, 400, 400)
+
+STATUSES: Mapping[type[IngleError], Statuses] = {
+    IngleError: _same(500),
+    domain.InvalidRequest: _INVALID,
+    domain.UnsupportedParameter: _INVALID,
+    domain.UnsupportedCapability: _INVALID,
+    domain.ContextLengthExceeded: _same(400),
+    domain.ModelNotFound: _same(404),
+    domain.ModelNotLoaded: _same(409),
+    domain.ModelBusy: _same(409),
+    domain.ModelPinned: _same(409),
+    domain.ModelLoading: _same(503),
+    domain.ModelLoadFailed: _same(500),
+    domain.DeviceNotAvailable: _INVALID,
+    domain.InsufficientMemory: _same(507),
+    domain.InsufficientStorage: _same(507),
+    domain.DownloadFailed: _same(502),
+    domain.GenerationFailed: _same(500),
+    domain.EngineUnavailable: _same(503),
+    domain.RequestCancelled: _same(499),
+    domain.Overloaded: _same(503),
+    domain.ServerDraining: _same(503),
+    domain.DeadlineExceeded: _same(504),
+    domain.NotOffered: _same(501),
+    domain.AudioRefused: Statuses(415, 400, 400),
+    domain.EmptyAudio: _INVALID,
+    domain.NoAudioTrack: _INVALID,
+    domain.AudioTooLong: _same(413),
+    domain.DecodeTimeout: _INVALID,
+    TransportFailure: _same(400),
+    MissingBody: _same(400),
+    InvalidJson: _same(400),
+    InvalidBody: _same(400),
+    PayloadTooLarge: _same(413),
+    HeadersTooLarge: _same(431),
+    TooManyConnections: _same(429),
+    RequestTimeout: _same(408),
+    UnsupportedMediaType: _same(415),
+    RouteNotFound: _same(404),
+    MethodNotAllowed: _same(405),
+    HostNotAllowed: _same(403),
+    OriginNotAllowed: _same(403),
+    ClientLeft: _same(499),
+    InvalidFields: _INVALID,
+}
+
+
+def statuses_of(error: IngleError) -> Statuses:
+    """The row of the nearest class in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def title_of(status: int) -> str:
+    """The phrase of a status."""
+    return "Client Closed Request" if status == 499 else http.HTTPStatus(status).phrase
+
+
+def problems_of(error: IngleError) -> list[dict[str, Any]]:
+    """The fields that are wrong, for a body's `errors`."""
+    if isinstance(error, InvalidFields):
+        return [{"loc": ["body", *problem.loc], "msg": problem.msg} for problem in error.problems]
+    if isinstance(error, InvalidRequest) and error.field is not None:
+        return [{"loc": ["body", *error.field.split(".")], "msg": str(error)}]
+    return []
+
+
+def headers_of(error: IngleError, status: int) -> dict[str, str]:
+    """What a failure says beside its body: when to come back, and whether that would help."""
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        seconds = error.retry_after_seconds if isinstance(error, domain.Overloaded) else 1.0
+        # The jitter keeps refused clients from coming back all at once.
+        after = min(30, max(1, math.ceil(seconds))) + random.randrange(3)  # noqa: S311
+        headers |= {"retry-after": str(after), "retry-after-ms": str(1000 * after)}
+    if status >= 500 or status in (408, 409, 429):
+        headers["x-should-retry"] = "true" if status in (429, 503) else "false"
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = ", ".join(error.allowed)
+    return headers

@@ -1,0 +1,1 @@
+"""Ingle's own dialect."""

@@ -1,0 +1,144 @@
+"""What the specification names and this version does not have yet: 501, in the shape of the path's dialect."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from domain.errors import NotOffered
+
+EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_NATIVE = {
+    "/transcribe/url": ("POST",),
+    "/transcribe/batch": ("POST",),
+    "/detect-language": ("POST",),
+    "/asr": ("POST",),
+    "/queue/status": ("GET",),
+    "/queue/cancel/{request_id}": ("POST",),
+    "/tokenize": ("POST",),
+    "/detokenize": ("POST",),
+    "/rerank": ("POST",),
+    "/v2/rerank": ("POST",),
+    "/metrics": ("GET",),
+    "/ui": ("GET", "HEAD"),
+}
+
+_FILES = {
+    "/task/{id}": ("GET",),
+    "/file/upload": ("POST",),
+    "/file/query": ("POST",),
+    "/files/ask": ("POST",),
+    "/file/search/session/{session_id}": ("DELETE",),
+}
+
+_JOBS = {
+    "/jobs": ("GET", "POST"),
+    "/jobs/batch": ("POST",),
+    "/jobs/claim": ("POST",),
+    "/jobs/retry": ("POST",),
+    "/jobs/cancel": ("POST",),
+    "/jobs/{id}": ("GET", "DELETE"),
+    "/jobs/{id}/complete": ("POST",),
+    "/jobs/{id}/fail": ("POST",),
+    "/jobs/{id}/retry": ("POST",),
+    "/jobs/{id}/heartbeat": ("POST",),
+    "/jobs/{id}/audio": ("GET",),
+    "/jobs/{id}/release": ("POST",),
+    "/jobs/{id}/cancel": ("POST",),
+    "/jobs/{id}/events": ("GET",),
+    "/stats": ("GET",),
+    "/providers/status": ("GET",),
+    "/workers": ("GET",),
+    "/queues": ("GET",),
+    "/queues/{model_profile}": ("PATCH",),
+    "/owners": ("GET",),
+    "/owners/{owner_service}": ("PATCH",),
+    "/webhooks/deliveries": ("GET",),
+    "/webhooks/deliveries/{id}/redeliver": ("POST",),
+}
+
+_OLLAMA = {
+    "/api/version": ("GET", "HEAD"),
+    "/api/tags": ("GET", "HEAD"),
+    "/api/ps": ("GET",),
+    "/api/show": ("POST",),
+    "/api/generate": ("POST",),
+    "/api/chat": ("POST",),
+    "/api/embed": ("POST",),
+    "/api/embeddings": ("POST",),
+    "/api/pull": ("POST",),
+    "/api/create": ("POST",),
+    "/api/copy": ("POST",),
+    "/api/delete": ("DELETE",),
+    "/api/status": ("GET",),
+    "/api/push": ("POST",),
+    "/api/blobs/{digest}": ("HEAD", "POST"),
+}
+
+_OPENAI = {
+    "/v1/chat/completions": ("POST",),
+    "/v1/completions": ("POST",),
+    "/v1/embeddings": ("POST",),
+    "/v1/models": ("GET",),
+    "/v1/models/{model:path}": ("GET",),
+    "/v1/audio/transcriptions": ("POST",),
+    "/v1/audio/translations": ("POST",),
+    "/v1/audio/speech": ("POST",),
+    "/v1/responses": ("POST",),
+    "/v1/responses/{rest:path}": ("GET", "POST", "DELETE"),
+    "/v1/conversations": ("POST",),
+    "/v1/conversations/{rest:path}": ("GET", "POST", "DELETE"),
+    "/v1/files": ("GET", "POST"),
+    "/v1/files/{rest:path}": ("GET", "DELETE"),
+    "/v1/uploads": ("POST",),
+    "/v1/uploads/{rest:path}": ("POST",),
+    "/v1/vector_stores": ("GET", "POST"),
+    "/v1/vector_stores/{rest:path}": ("GET", "POST", "DELETE"),
+    "/v1/batches": ("GET", "POST"),
+    "/v1/batches/{id}": ("GET",),
+    "/v1/batches/{id}/cancel": ("POST",),
+    "/v1/rerank": ("POST",),
+    "/v1/systemone": ("POST",),
+    "/v1/decisions": ("POST",),
+    "/v1/messages": ("POST",),
+    "/v1/messages/count_tokens": ("POST",),
+    "/v1/moderations": ("POST",),
+    "/v1/images/{rest:path}": EVERY_METHOD,
+    "/v1/fine_tuning/{rest:path}": EVERY_METHOD,
+    "/v1/realtime": EVERY_METHOD,
+    "/v1/realtime/{rest:path}": EVERY_METHOD,
+    "/v1/assistants": EVERY_METHOD,
+    "/v1/assistants/{rest:path}": EVERY_METHOD,
+    "/v1/threads": EVERY_METHOD,
+    "/v1/threads/{rest:path}": EVERY_METHOD,
+}
+
+NOT_OFFERED: dict[str, Sequence[str]] = {
+    **_NATIVE,
+    **_FILES,
+    **{f"/api{path}": methods for path, methods in _FILES.items()},
+    **{f"/api/v1{path}": methods for path, methods in _JOBS.items()},
+    **_OLLAMA,
+    **_OPENAI,
+}
+
+
+def routes() -> APIRouter:
+    """A route for each of them, so that a wrong method is still 405 and a wrong path still 404."""
+    router = APIRouter(include_in_schema=False)
+    for path, methods in NOT_OFFERED.items():
+        router.add_api_route(path, _refuse, methods=list(methods))
+    return router
+
+
+async def _refuse() -> Response:
+    raise NotOffered()
+
+
+def refuse_background(request: Request) -> None:
+    """Raise NotOffered for `Prefer: respond-async`: there are no jobs yet."""
+    preferences = ",".join(request.headers.getlist("prefer")).lower()
+    if "respond-async" in {preference.split(";")[0].strip() for preference in preferences.split(",")}:
+        raise NotOffered("Prefer: respond-async: this version has no jobs yet")

@@ -1,0 +1,268 @@
+"""Answers that come piece by piece, and work that ends when nobody waits for it any more.
+
+Closing the generator of a use case is the only cancel signal. Starlette's own streaming response leaves its
+generator open when the client goes away during a send, hence this module.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from api.error_shapes import problem, public
+from api.errors import ClientLeft
+from api.failures import log_failure
+from api.request_ids import request_id_of
+
+T = TypeVar("T")
+Record = Mapping[str, Any]
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How records become bytes. `ping` None means that nothing may be sent while there is nothing to say."""
+
+    media_type: str
+    frame: Callable[[Record], bytes]
+    end: bytes = b""
+    ping: bytes | None = None
+
+
+def _ndjson(record: Record) -> bytes:
+    return orjson.dumps(record) + b"\n"
+
+
+def _sse(record: Record) -> bytes:
+    return b"data: " + orjson.dumps(record) + b"\n\n"
+
+
+def _named_sse(record: Record) -> bytes:
+    return b"event: " + str(record["type"]).encode() + b"\n" + _sse(record)
+
+
+NDJSON = Framing("application/x-ndjson", _ndjson)
+SSE = Framing("text/event-stream; charset=utf-8", _sse, b"data: [DONE]\n\n", b": ping\n\n")
+# The name of each event is its record's `type`, which is always a word of ours.
+NAMED_SSE = Framing("text/event-stream; charset=utf-8", _named_sse, b"", b": ping\n\n")
+
+
+def framing_for(request: Request) -> Framing:
+    """NDJSON, or SSE for whoever asks for it."""
+    return SSE if "text/event-stream" in request.headers.get("accept", "").lower() else NDJSON
+
+
+def native_error_record(error: Exception, request_id: str) -> Record:
+    """The record that ends a native stream that failed: the problem document, and `error` for NDJSON clients."""
+    document = problem(public(error), request_id)
+    return {"error": document["detail"], **document}
+
+
+async def until_client_leaves(receive: Receive) -> None:
+    """Returns when the connection is gone; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled, and ClientLeft raised, if the client goes away first."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(until_client_leaves(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft()
+        return task.result()
+    finally:
+        await _cancel(task, gone)
+
+
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class NothingYet(Exception):
+    """There is no next item within the time that the caller wanted to wait."""
+
+
+class ReaderStalled(Exception):
+    """The client is there and does not read what is sent."""
+
+
+class _End:
+    """Marks the end of a relay; `error` is what the generator raised."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+
+class Relay(Generic[T]):
+    """Runs a generator in one task of its own and hands its items over one by one.
+
+    The task keeps at most one item ready, so a reader that stops reading stops the generator too. The
+    generator is closed, in that same task, when the client leaves or the relay is closed.
+    """
+
+    def __init__(self, items: AsyncGenerator[T, None], receive: Receive) -> None:
+        self._ready: asyncio.Queue[T | _End] = asyncio.Queue(maxsize=1)
+        self._work = asyncio.create_task(self._run(items))
+        self._gone = asyncio.create_task(until_client_leaves(receive))
+        self._getting: asyncio.Task[T | _End] | None = None
+
+    async def _run(self, items: AsyncGenerator[T, None]) -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    await self._ready.put(item)
+        except Exception as error:
+            await self._ready.put(_End(error))
+        else:
+            await self._ready.put(_End())
+
+    async def next(self, patience: float | None = None) -> T:
+        """The next item. Raises StopAsyncIteration at the end, ClientLeft, and whatever the generator raises.
+
+        NothingYet means that there is none within `patience` seconds; the next call goes on waiting.
+        """
+        if self._getting is None:
+            self._getting = asyncio.create_task(self._ready.get())
+        await asyncio.wait({self._getting, self._gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if self._gone.done():
+            raise ClientLeft()
+        if not self._getting.done():
+            raise NothingYet
+        item, self._getting = self._getting.result(), None
+        if not isinstance(item, _End):
+            return item
+        if item.error is not None:
+            raise item.error
+        raise StopAsyncIteration
+
+    async def deliver(self, sending: Coroutine[Any, Any, None], patience: float) -> None:
+        """Await `sending`, at most until the client leaves (ClientLeft) or `patience` passes (ReaderStalled)."""
+        task = asyncio.create_task(sending)
+        try:
+            await asyncio.wait({task, self._gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            elif self._gone.done():
+                raise ClientLeft()
+            else:
+                raise ReaderStalled
+        finally:
+            await _cancel(task)
+
+    async def close(self) -> None:
+        """End the work; returns when the generator is closed."""
+        tasks: list[asyncio.Task[Any]] = [self._work, self._gone]
+        if self._getting is not None:
+            tasks.append(self._getting)
+        await _cancel(*tasks)
+
+
+class StreamedAnswer(Response):
+    """Sends what a relay hands over. An error after the headers is one last record, without the end marker."""
+
+    def __init__(
+        self,
+        relay: Relay[Record],
+        first: Record | None,
+        framing: Framing,
+        *,
+        headers: Mapping[str, str],
+        ping_seconds: float,
+        stall_seconds: float,
+        error_record: Callable[[Exception, str], Record],
+    ) -> None:
+        super().__init__(headers={**STREAM_HEADERS, **headers, "content-type": framing.media_type})
+        del self.headers["content-length"]
+        self._relay = relay
+        self._first = first
+        self._framing = framing
+        self._ping_seconds = ping_seconds
+        self._stall_seconds = stall_seconds
+        self._error_record = error_record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (the relay listens)
+        """Send the headers and then every frame."""
+        try:
+            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send_frames(request_id_of(scope), send)
+            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except ReaderStalled:
+            # Without this the transport would keep its buffers until the kernel gives up.
+            scope["state"].get("abort", lambda: None)()
+        finally:
+            await self._relay.close()
+
+    async def _send_frames(self, request_id: str, send: Send) -> None:
+        framing = self._framing
+        silence = framing.ping or b""
+        patience = None if framing.ping is None else self._ping_seconds
+        frame = silence if self._first is None else framing.frame(self._first)
+        while True:
+            await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+            try:
+                frame = framing.frame(await self._relay.next(patience))
+            except NothingYet:
+                frame = silence
+            except StopAsyncIteration:
+                frame = framing.end
+                break
+            except ClientLeft:
+                raise
+            except Exception as error:
+                log_failure(error, request_id)
+                frame = framing.frame(self._error_record(error, request_id))
+                break
+        await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        await self._relay.deliver(_sent(send, message), self._stall_seconds)
+
+
+async def _sent(send: Send, message: Message) -> None:
+    await send(message)
+
+
+async def streamed(
+    request: Request,
+    records: AsyncGenerator[Record, None],
+    framing: Framing,
+    *,
+    ping_seconds: float,
+    stall_seconds: float,
+    headers: Callable[[], Mapping[str, str]] = dict,
+    error_record: Callable[[Exception, str], Record] = native_error_record,
+) -> Response:
+    """A stream of `records` that begins with the first of them: what fails before it has its real status.
+
+    Only framings with a ping give up that wait, after `ping_seconds`, and begin with a ping. `headers` is
+    asked when the response begins.
+    """
+    relay = Relay(records, request.receive)
+    first: Record | None = None
+    try:
+        first = await relay.next(None if framing.ping is None else ping_seconds)
+    except NothingYet:
+        pass
+    except BaseException:
+        await relay.close()
+        raise
+    return StreamedAnswer(
+        relay,
+        first,
+        framing,
+        headers=headers(),
+        ping_seconds=ping_seconds,
+        stall_seconds=stall_seconds,
+        error_record=error_record,
+    )

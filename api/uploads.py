@@ -1,0 +1,151 @@
+"""Files that clients send: streamed to a private directory, counted on the way, gone when the request is over."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from api.errors import ClientLeft, InvalidFields, PayloadTooLarge, Problem, UnsupportedMediaType
+from api.multipart import FormReader
+from domain.errors import InsufficientStorage
+
+# The client's name for a file never reaches the disk.
+FILE_NAME = "input.bin"
+WRITE_BYTES = 1 << 20
+FRAME_BYTES = 1 << 20
+"""What a form may hold beside the file: field names, boundaries, options."""
+
+
+class UploadFolder:
+    """Where uploads lie, each in a directory of its own that only this user can read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Make the folder and remove what a killed process left in it, unless another one is using it now."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = (self._root / ".lock").open("wb")
+        with suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in self._root.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+        # Everyone who uses the folder shares the lock, so that nobody who starts later gets it alone.
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def new_file(self) -> "UploadedFile":
+        """An empty file in a directory of its own. Blocking."""
+        directory = self._root / uuid.uuid4().hex
+        directory.mkdir(mode=0o700, parents=True)
+        path = directory / FILE_NAME
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return UploadedFile(path, os.fdopen(descriptor, "wb", buffering=0))
+
+
+class UploadedFile:
+    """A file that grows while it comes in."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.size = 0
+        self._file = file
+        self._waiting = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take more bytes; they are in memory until `flush`."""
+        self._waiting += data
+        self.size += len(data)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not on disk yet."""
+        return len(self._waiting)
+
+    def flush(self) -> None:
+        """Write what waits. Blocking. Raises InsufficientStorage if the disk is full."""
+        data, self._waiting = self._waiting, bytearray()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InsufficientStorage("there is no room on the disk for the upload") from None
+            raise
+
+    def remove(self) -> None:
+        """Close and delete it. Blocking."""
+        self._file.close()
+        shutil.rmtree(self.path.parent)
+
+
+class Upload:
+    """A file, and the text fields that came with it in the form."""
+
+    def __init__(self, path: Path, size: int, fields: Sequence[tuple[str, str]]) -> None:
+        self.path = path
+        self.size = size
+        self.fields = tuple(fields)
+
+
+@asynccontextmanager
+async def received_upload(
+    request: Request, folder: UploadFolder, *, limit: int, names: Sequence[str], media: Callable[[str], bool]
+) -> AsyncGenerator[Upload, None]:
+    """The file of a multipart form under one of `names`, or the bare body if `media` takes its type.
+
+    It exists on disk while the block runs. Raises UnsupportedMediaType, PayloadTooLarge (more than `limit`
+    bytes), InvalidBody (broken multipart), InvalidFields (no file, two files, too many parts), ClientLeft.
+    """
+    content_type = request.headers.get("content-type", "")
+    essence = content_type.partition(";")[0].strip().lower()
+    is_form = essence == "multipart/form-data"
+    if not is_form and not media(essence):
+        raise UnsupportedMediaType("send multipart/form-data, or the file itself as audio/*, video/* or octet-stream")
+    file = await asyncio.to_thread(folder.new_file)
+    try:
+        fields: Sequence[tuple[str, str]] = ()
+        if is_form:
+            form = FormReader(content_type, names, file.add)
+            await _receive(request.receive, form.feed, file, limit)
+            form.finish()
+            if not form.has_file:
+                raise InvalidFields([Problem((names[0],), f"the form has no file under {' or '.join(names)}")])
+            fields = form.fields
+        else:
+            await _receive(request.receive, file.add, file, limit)
+        await asyncio.to_thread(file.flush)
+        yield Upload(file.path, file.size, fields)
+    finally:
+        await asyncio.to_thread(file.remove)
+
+
+async def _receive(receive: Receive, take: Callable[[bytes], None], file: UploadedFile, limit: int) -> None:
+    """Hand the body over to `take`, and what that adds to `file` on to the disk."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft()
+        take(message.get("body", b""))
+        if file.size > limit:
+            raise PayloadTooLarge(limit)
+        if file.waiting >= WRITE_BYTES:
+            await asyncio.to_thread(file.flush)
+        if not message.get("more_body", False):
+            return
