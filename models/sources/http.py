@@ -58,7 +58,7 @@ class Document:
 class HttpClient:
     """Requests to one registry at `base_url`, which may carry credentials (`https://user:secret@host/simple`)."""
 
-    base_url: str
+    base_url: str = field(repr=False)
     allowed_hosts: Sequence[str] = ()
     bearer: str | None = field(default=None, repr=False)
     patience: Patience = Patience()
@@ -256,7 +256,8 @@ def _check_status(response: httpx2.Response) -> None:
     if 200 <= code < 300 or code == 416:
         return
     reason = f"{response.url.host} answers {code} {response.reason_phrase}"
-    if hint := response.headers.get("x-error-message", "")[:200]:
+    hint = response.headers.get("x-error-message", "")[:200]
+    if hint and hint.isprintable():
         reason += f" ({hint})"
     raise Unreachable(reason) if code in _RETRYABLE else MirrorFailed(reason)
 

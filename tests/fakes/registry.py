@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.location is not None:
             self._head(fault.status, {"Location": fault.location, "Content-Length": "0"})
         elif fault.status != 200:
-            self._head(fault.status, {"Content-Length": "0"})
+            self._head(fault.status, {"Content-Length": "0", **fault.headers})
         elif path in registry.documents:
             kind, body = registry.documents[path]
             self._body(registry, path, 200, {"Content-Type": kind}, body, fault)

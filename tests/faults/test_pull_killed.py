@@ -1,5 +1,7 @@
 """A pull that is killed at any moment leaves a store that reads well, and a later pull completes it."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,17 @@ def catalog(registry: Registry) -> Catalog:
     return publish(registry)
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: the moments are many, and each waits for the disk several times."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("percent", [10, 50, 99])
 def test_a_pull_killed_while_it_downloads_is_continued_by_the_next(
     tmp_path: Path, registry: Registry, catalog: Catalog, percent: int
@@ -62,12 +75,12 @@ def test_a_pull_killed_while_it_downloads_is_continued_by_the_next(
 
 @pytest.mark.parametrize("name", [PAIRED, HUB_ONLY])
 def test_a_pull_killed_before_any_change_of_the_disk_can_be_done_again(
-    tmp_path: Path, registry: Registry, catalog: Catalog, name: str
+    disk: Path, registry: Registry, catalog: Catalog, name: str
 ) -> None:
     moment, completed = 0, False
     while not completed:
         moment += 1
-        root = tmp_path / str(moment)
+        root = disk / str(moment)
         with pulling(root, registry, catalog, name, die_at=moment) as process:
             process.join(20)
             completed = process.exitcode == 0
