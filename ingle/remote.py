@@ -45,7 +45,10 @@ class Server:
 
     def health(self) -> str:
         """What `/healthz` says when it is well."""
-        return str(self._answer("GET", "/healthz")["status"])
+        with self._failures():
+            response = self._client.get("/healthz")
+            self._check(response)
+        return str(response.json()["status"])
 
     def generate(self, body: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
         """The records of a streamed `/generate`."""
@@ -57,10 +60,12 @@ class Server:
                     raise RemoteFailed(str(record.get("detail") or record.get("error")))
                 yield record
 
-    def transcribe(self, audio: Path, options: Mapping[str, str]) -> Mapping[str, Any]:
-        """The JSON answer of `/transcribe` for the file `audio`."""
-        with audio.open("rb") as file:
-            return self._answer("POST", "/transcribe", data=dict(options), files={"file": (audio.name, file)})
+    def transcribe(self, audio: Path, options: Mapping[str, str]) -> str:
+        """The body with which `/transcribe` answers for the file `audio`, in the format that `options` name."""
+        with self._failures(), audio.open("rb") as file:
+            response = self._client.post("/transcribe", data=options, files={"file": (audio.name, file)})
+            self._check(response)
+        return response.text
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -82,10 +87,3 @@ class Server:
         except (ValueError, KeyError, TypeError):
             said = f"answered {response.status_code}: is it an Ingle server?"
         raise RemoteFailed(f"{self._url}: {said}")
-
-    def _answer(self, method: str, path: str, **request: Any) -> Mapping[str, Any]:
-        with self._failures():
-            response = self._client.request(method, path, **request)
-            self._check(response)
-        answer: Mapping[str, Any] = response.json()
-        return answer

@@ -14,12 +14,17 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.protocol import ConnectionLimits, limited_protocol
 from application.model_pool import ModelPool
 from domain.errors import IngleError
 from ingle.bootstrap import build
 from ingle.settings import Settings
 
+LAST_WORDS = 5
+"""Seconds that callers whose work was ended have to read why."""
+
 _BACKLOG = 2048
+_IN_A_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 _log = structlog.get_logger("ingle")
 
 
@@ -32,22 +37,28 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(settings: Settings, listener: socket.socket) -> bool:
     """Serve on `listener` until SIGTERM or SIGINT, then drain and close; False if the server could not start."""
     application = build(settings)
+    services = application.services
     config = uvicorn.Config(
-        create_app(application.services),
-        http="httptools",
+        create_app(services),
+        http=limited_protocol(ConnectionLimits(), f"{services.name}/{services.version}"),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain),
+        timeout_graceful_shutdown=math.ceil(settings.drain) + LAST_WORDS,
     )
     server = _Server(config)
-    preloading = asyncio.create_task(_preload(application.pool, settings.preload_models), name="preload")
+    beside = [
+        asyncio.create_task(_preload(application.pool, settings.preload_models), name="preload"),
+        asyncio.create_task(_end_what_drags_on(server.stopping, settings.drain, application.pool), name="drain"),
+    ]
     try:
         await server.serve(sockets=[listener])
     finally:
-        preloading.cancel()
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await application.close()
         _log.info("stopped")
     return server.started
@@ -58,6 +69,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.stopping = asyncio.Event()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
     @contextlib.contextmanager
@@ -73,10 +85,11 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self.should_exit:
+        if self.stopping.is_set():
             _log.warning("stopping at once", signal=number.name)
             os._exit(1)
         _log.info("stopping when the work in flight is done", signal=number.name)
+        self.stopping.set()
         self.should_exit = True
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
@@ -84,11 +97,29 @@ class _Server(uvicorn.Server):
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             _log.info("serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            if not ipaddress.ip_address(host).is_loopback:
-                _log.warning(
-                    "this server is open to its network and asks nobody for a key",
-                    advice="listen on 127.0.0.1, or let a proxy that asks for keys stand in front of it",
-                )
+            _say_who_can_reach(host)
+
+
+def _say_who_can_reach(host: str) -> None:
+    is_loopback = ipaddress.ip_address(host).is_loopback
+    if not is_loopback:
+        _log.warning(
+            "this server is open to its network and asks nobody for a key",
+            advice="listen on 127.0.0.1, or let a proxy that asks for keys stand in front of it",
+        )
+    elif any(map(os.path.exists, _IN_A_CONTAINER)):
+        _log.warning(
+            "this server answers only inside its container",
+            advice="set HTTP_HOST=0.0.0.0, and publish the port to 127.0.0.1 or to a proxy that asks for keys",
+        )
+
+
+async def _end_what_drags_on(stopping: asyncio.Event, drain: float, pool: ModelPool) -> None:
+    """After `drain` seconds end the work in flight, so that its callers hear of it before they are cut off."""
+    await stopping.wait()
+    await asyncio.sleep(drain)
+    _log.warning("ending the work that is still in flight", drain_seconds=drain)
+    await asyncio.shield(pool.close())  # cancelling it would cancel the unloads, which the end waits for
 
 
 async def _preload(pool: ModelPool, names: Sequence[str]) -> None:

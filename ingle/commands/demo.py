@@ -17,7 +17,7 @@ from ingle.commands.terminal import output, status
 from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
 
-SENTENCE = "Good morning. The train to Lisbon leaves at nine."
+SENTENCE = "Good morning, how are you today?"
 CLIP = Path(__file__).parents[2] / "tests" / "data" / "audio" / "jfk.wav"
 PATIENCE = 120.0
 
@@ -62,7 +62,7 @@ def _pull(settings: Settings) -> None:
 def _translate(server: Server, model: str, sentence: str) -> None:
     body = {
         "model": model,
-        "prompt": f"Translate into Portuguese, and write nothing but the translation: {sentence}",
+        "prompt": f"Translate into French, and write nothing but the translation: {sentence}",
         "temperature": 0,
         "max_tokens": 64,
     }
@@ -84,7 +84,7 @@ def _translate(server: Server, model: str, sentence: str) -> None:
 def _write_down(server: Server, model: str, clip: Path) -> None:
     started_at = time.monotonic()
     with status(f"{model} is loading and listening"):
-        answer = server.transcribe(clip, {"model": model})
+        answer = json.loads(server.transcribe(clip, {"model": model}))
     if not answer["text"]:
         raise RemoteFailed(f"{model} heard nothing in {clip.name}")
     output().print(

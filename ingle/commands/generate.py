@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from api.native.options import Options
 from application.generate_text import GenerateText, GenerationStarted
 from domain.errors import GenerationFailed
 from domain.generation import Chat, Finish, GenerationRequest, Message, Prompt, RawText, Role, SamplingParams
@@ -17,17 +18,17 @@ from ingle.commands.terminal import messages, status
 from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
 
-# What a person gets who asks for nothing: the values of `/generate` for the same prompt.
-TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
+# What `/generate` gives to a request that asks for nothing, so that both ways give the same.
+_DEFAULTS = Options()
 
 
 @click.command("generate")
 @click.argument("prompt")
 @click.option("--model", help="Model to ask (default: INGLE_DEFAULT_MODEL).")
 @click.option("--system", help="Instructions that go before the prompt.")
-@click.option("--temperature", type=float, help=f"0 is greedy, up to 2 (default: {TEMPERATURE}).")
-@click.option("--top-k", type=int, help=f"Choose among so many tokens, 0 = all (default: {TOP_K}).")
-@click.option("--top-p", type=float, help=f"Choose within this share of probability (default: {TOP_P}).")
+@click.option("--temperature", type=float, help=f"0 is greedy, up to 2 (default: {_DEFAULTS.temperature}).")
+@click.option("--top-k", type=int, help=f"Choose among so many tokens, 0 = all (default: {_DEFAULTS.top_k}).")
+@click.option("--top-p", type=float, help=f"Choose within this share of probability (default: {_DEFAULTS.top_p}).")
 @click.option("--max-tokens", type=int, help="Write at most so many tokens (default: what the context holds).")
 @click.option("--seed", type=int, help="Makes the same request give the same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
@@ -60,6 +61,8 @@ def command(
     if server and device:
         raise click.UsageError("--device is the server's business: leave it out with --server")
     text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise click.UsageError("the prompt is empty")
     given = {name: value for name, value in sampling.items() if value is not None} | ({"stop": stop} if stop else {})
     settings = invocation.settings(device_type=device)
     if server:
@@ -80,7 +83,7 @@ def _prompt(text: str, system: str | None, raw: bool) -> Prompt:
 
 
 def _params(given: Mapping[str, Any], settings: Settings) -> SamplingParams:
-    wanted = {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P, **given}
+    wanted = {name: getattr(_DEFAULTS, name) for name in ("temperature", "top_k", "top_p")} | dict(given)
     if settings.max_new_tokens is not None:
         wanted["max_tokens"] = min(wanted.get("max_tokens", settings.max_new_tokens), settings.max_new_tokens)
     return SamplingParams(**wanted)

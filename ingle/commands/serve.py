@@ -51,9 +51,8 @@ def command(
         listener = listen(settings.http_host, settings.http_port)
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
-        raise click.ClickException(
-            f"cannot listen on {where} ({error.strerror or error}): choose with --host and --port"
-        ) from None
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise click.ClickException(f"cannot listen on {where} ({reason}): choose with --host and --port") from None
     with listener:
         configure_logging(settings.log_level, settings.log_format, sys.stdout)
         return 0 if uvloop.run(serve(settings, listener)) else EXIT_FAILURE

@@ -19,15 +19,19 @@ WIDE = 1000
 
 def output() -> Console:
     """Answers. Markup is off: a model's name in brackets is a name, not a colour."""
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = WIDE  # a program that reads the table wants whole lines
-    return console
+    return _console(stderr=False)
 
 
 def messages() -> Console:
     """Progress, timings, advice."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDE  # a program that reads a table wants whole lines
+    return console
 
 
 @contextmanager

@@ -4,18 +4,16 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.progress import Progress
 
 from application.transcribe_audio import TranscribeAudio
 from domain.errors import AudioRefused, GenerationFailed, InvalidRequest
-from domain.subtitles import SubtitleFormat, render
-from domain.transcription import Caveat, Segment, SpeechTask, Transcript, TranscriptionRequest, Word
+from domain.subtitles import SubtitleFormat
 from domain.transcription import Progress as Heard
+from domain.transcription import SpeechTask, Transcript, TranscriptionRequest
 from ingle.cli import Invocation
 from ingle.commands.terminal import second_progress, status
 from ingle.remote import RemoteFailed, Server
@@ -25,7 +23,7 @@ JSON = "json"
 FORMATS = (*(form.value for form in SubtitleFormat), JSON)
 _SUFFIXES = {SubtitleFormat.TEXT.value: "txt"}
 
-Deliver = Callable[[Path, Transcript], None]
+Deliver = Callable[[Path, str], None]
 
 
 @click.command("transcribe")
@@ -35,8 +33,8 @@ Deliver = Callable[[Path, Transcript], None]
 @click.option("--translate", is_flag=True, help="Write in English whatever is spoken.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--word-timestamps", is_flag=True, help="Time every word; shown by --format json.")
-@click.option("--prompt", default="", help="Words and names that the recording may hold, spelled right.")
-@click.option("--beam-size", type=int, default=1, show_default=True, help="More is slower and a little better.")
+@click.option("--prompt", help="Words and names that the recording may hold, spelled right.")
+@click.option("--beam-size", type=int, help="1 to 10; more is slower and a little better (default: 1).")
 @click.option("--output", "target", type=click.Path(path_type=Path), help="File, or folder if there are several FILEs.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N (default: INGLE_DEVICE_TYPE).")
 @click.option("--server", metavar="URL", help="Let a running server do it instead of loading the model here.")
@@ -49,8 +47,8 @@ def command(
     translate: bool,
     form: str,
     word_timestamps: bool,
-    prompt: str,
-    beam_size: int,
+    prompt: str | None,
+    beam_size: int | None,
     target: Path | None,
     device: str | None,
     server: str | None,
@@ -68,33 +66,28 @@ def command(
     if target is not None and len(files) > 1:
         target.mkdir(parents=True, exist_ok=True)
     settings = invocation.settings(device_type=device)
-    request = TranscriptionRequest(
-        language=language,
-        task=SpeechTask.TRANSLATE if translate else SpeechTask.TRANSCRIBE,
-        prompt=prompt,
-        beam_size=beam_size,
-        # Cues are cut at words; without their times a long segment would stay one long cue.
-        word_timestamps=word_timestamps or form not in (SubtitleFormat.TEXT, JSON),
-        timeout_seconds=settings.transcribe_timeout,
-    )
     several = len(files) > 1
 
-    def deliver(file: Path, transcript: Transcript) -> None:
-        _deliver(rendered(transcript, form), file, target, form, several=several)
+    def deliver(file: Path, text: str) -> None:
+        _deliver(text if text.endswith("\n") else text + "\n", file, target, form, several=several)
 
+    wishes = {
+        "model": model,
+        "language": language,
+        "task": SpeechTask.TRANSLATE.value if translate else None,
+        "prompt": prompt,
+        "beam_size": beam_size,
+        "response_format": form,
+        "include_segments": "true",
+        "word_timestamps": "true" if word_timestamps else None,
+    }
+    options = {name: str(value) for name, value in wishes.items() if value is not None}
     if server:
-        failed = _ask(server, files, model, request, deliver)
+        failed = _ask(server, files, options, deliver)
     else:
-        failed = asyncio.run(_transcribe(settings, files, model or settings.default_speech_model, request, deliver))
+        failed = asyncio.run(_transcribe(settings, files, options, deliver))
     if failed:
         raise click.ClickException(f"{failed} of {len(files)} recordings could not be written down")
-
-
-def rendered(transcript: Transcript, form: str) -> str:
-    """`transcript` in one of FORMATS, ending with a line break."""
-    if form == JSON:
-        return json.dumps(asdict(transcript), ensure_ascii=False, indent=2) + "\n"
-    return render(transcript, SubtitleFormat(form))
 
 
 def _deliver(text: str, file: Path, target: Path | None, form: str, *, several: bool) -> None:
@@ -114,31 +107,45 @@ def _tell(file: Path, error: Exception) -> None:
 # -- here ---------------------------------------------------------------------------------------------------
 
 
-async def _transcribe(
-    settings: Settings, files: Sequence[Path], model: str, request: TranscriptionRequest, deliver: Deliver
-) -> int:
+async def _transcribe(settings: Settings, files: Sequence[Path], options: Mapping[str, str], deliver: Deliver) -> int:
     """Transcribe `files` one after the other; returns how many failed."""
     from ingle.bootstrap import build
 
     application = build(settings)
     try:
-        return await write_down(application.transcribe, files, model, request, deliver)
+        return await write_down(application.transcribe, settings, files, options, deliver)
     finally:
         await application.close()
 
 
 async def write_down(
-    transcribe: TranscribeAudio, files: Sequence[Path], model: str, request: TranscriptionRequest, deliver: Deliver
+    transcribe: TranscribeAudio,
+    settings: Settings,
+    files: Sequence[Path],
+    options: Mapping[str, str],
+    deliver: Deliver,
 ) -> int:
-    """Deliver the transcript of each file; a recording that is refused does not keep the next from being heard."""
+    """Deliver what is said in each file; a recording that is refused does not keep the next from being heard.
+
+    `options` are those of `/transcribe`, so that both ways give the same.
+    """
+    from api.native.transcribe_body import BEAM_SIZES, parse_options
+    from api.native.transcripts import content_of
+
+    wanted = parse_options((), [*options.items()])
+    request = wanted.request(beam_size=BEAM_SIZES["fast"], timeout_seconds=settings.transcribe_timeout, request_id="")
+    model = wanted.model or settings.default_speech_model
     failed = 0
     with second_progress() as bars:
         for file in files:
             try:
-                deliver(file, await _hear(transcribe, file, model, request, bars))
+                transcript = await _hear(transcribe, file, model, request, bars)
             except (AudioRefused, InvalidRequest) as error:
                 failed += 1
                 _tell(file, error)
+                continue
+            content = await content_of(transcript, wanted, model, request_id="")
+            deliver(file, content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2))
     return failed
 
 
@@ -159,57 +166,15 @@ async def _hear(
 # -- by a server --------------------------------------------------------------------------------------------
 
 
-def _ask(url: str, files: Sequence[Path], model: str | None, request: TranscriptionRequest, deliver: Deliver) -> int:
+def _ask(url: str, files: Sequence[Path], options: Mapping[str, str], deliver: Deliver) -> int:
     """Let the server write down `files`; returns how many it refused."""
     failed = 0
     with Server(url) as remote:
         for file in files:
             try:
                 with status(f"the server is listening to {file.name}"):
-                    answer = remote.transcribe(file, _options(model, request))
+                    deliver(file, remote.transcribe(file, options))
             except RemoteFailed as error:
                 failed += 1
                 _tell(file, error)
-            else:
-                deliver(file, _transcript(answer))
     return failed
-
-
-def _options(model: str | None, request: TranscriptionRequest) -> Mapping[str, str]:
-    wished = {
-        "model": model,
-        "language": request.language,
-        "task": request.task.value,
-        "prompt": request.prompt or None,
-        "beam_size": str(request.beam_size),
-        "include_segments": "true",
-        "word_timestamps": str(request.word_timestamps).lower(),
-    }
-    return {name: value for name, value in wished.items() if value is not None}
-
-
-def _transcript(answer: Mapping[str, Any]) -> Transcript:
-    """The server's JSON answer as the domain knows it, so that every format is made here."""
-    segments = [
-        Segment(**{**segment, "words": tuple(_word(word) for word in segment.get("words") or ())})
-        for segment in answer["segments"] or ()
-    ]
-    warnings = [Caveat(warning["code"], warning["message"]) for warning in answer["warnings"]]
-    return Transcript(
-        text=answer["text"],
-        language=answer["language"],
-        language_probability=answer["language_probability"],
-        duration=answer["duration"],
-        duration_after_vad=answer["duration_after_vad"],
-        segments=tuple(segments),
-        task=SpeechTask(answer["task"]),
-        processing_time=answer["processing_time"],
-        queue_time=answer["queue_wait_time"],
-        device=answer["device"],
-        compute_type=answer["compute_type"],
-        warnings=tuple(warnings),
-    )
-
-
-def _word(word: Mapping[str, Any]) -> Word:
-    return Word(word["word"], word["start"], word["end"], word["probability"])
