@@ -25,6 +25,7 @@ def download(client: HttpClient, resource: Resource, target: Path, transfer: Tra
     """
     if not resource.is_promised:
         target.unlink(missing_ok=True)
+    target.touch()
     failures = 0
     anew = False
     for _ in range(_MAX_REQUESTS):
@@ -39,9 +40,10 @@ def download(client: HttpClient, resource: Resource, target: Path, transfer: Tra
                 raise
             client.pause(failures, transfer.cancellation)
         except WrongBytes:
-            target.unlink(missing_ok=True)
             if before == 0 or anew:
+                target.unlink(missing_ok=True)
                 raise
+            os.truncate(target, 0)
             anew = True
     raise Unreachable(f"{client.host} broke the connection {_MAX_REQUESTS} times")
 
@@ -50,7 +52,7 @@ def _receive(client: HttpClient, resource: Resource, target: Path, transfer: Tra
     """One request for what is missing of `resource`, then the check of the whole."""
     have = _size(target)
     if have > resource.size:
-        target.unlink()
+        os.truncate(target, 0)
         have = 0
     check = _Check(resource)
     if have:
@@ -77,7 +79,7 @@ def _start(response: httpx2.Response, resource: Resource, have: int, target: Pat
         raise WrongBytes(f"{response.url.host} continues from another place than asked, or another file")
     if response.status_code == 416:
         raise WrongBytes(f"{response.url.host} has another file than it promised")
-    target.unlink(missing_ok=True)
+    os.truncate(target, 0)
     length = response.headers.get("content-length")
     if length is not None and length != str(resource.size):
         raise WrongBytes(f"{response.url.host} announces {length[:20]} bytes instead of {resource.size}")
@@ -134,7 +136,4 @@ class _Check:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return path.stat().st_size

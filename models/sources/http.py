@@ -71,8 +71,11 @@ class HttpClient:
 
     @property
     def host(self) -> str:
-        """The registry's host, for people."""
-        return self.origin.host
+        """The registry's host, for people; also where the configured address is none."""
+        try:
+            return self.origin.host
+        except MirrorFailed:
+            return "with a malformed address"
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
@@ -168,7 +171,7 @@ class HttpClient:
             raise MirrorFailed(f"{url.host} would be reached without encryption")
         if url.host == self.origin.host or any(_matches(url.host, pattern) for pattern in self.allowed_hosts):
             return
-        raise MirrorFailed(f"{self.host} sends us to {url.host[:100]}, which INGLE_PULL_HOSTS does not allow")
+        raise MirrorFailed(f"{self.origin.host} sends us to {url.host[:100]}, which INGLE_PULL_HOSTS does not allow")
 
     def chunks(self, response: httpx2.Response, limit: int, cancellation: Cancellation) -> Iterator[bytes]:
         """The body as it comes, at most `limit` bytes. Raises WrongBytes for more, Stalled for a drip."""

@@ -44,6 +44,22 @@ def test_a_small_file_is_checked_against_its_git_hash(tmp_path: Path, registry: 
         open_store(tmp_path, registry, catalog).pull(HUB_ONLY, unheard)
 
 
+def test_an_empty_file_is_a_file(tmp_path: Path, registry: Registry, catalog: Catalog) -> None:
+    files = {"model.safetensors": WEIGHTS, "added_tokens.json": b""}
+    registry.add_repository("org/only", files, small=("added_tokens.json",))
+    model = open_store(tmp_path, registry, catalog).pull(HUB_ONLY, unheard)
+    assert everything_below(model.directory) == set(files)
+
+
+def test_files_with_the_same_bytes_are_downloaded_once(tmp_path: Path, registry: Registry, catalog: Catalog) -> None:
+    registry.add_repository("org/only", {"a.safetensors": WEIGHTS, "b.safetensors": WEIGHTS})
+    model = open_store(tmp_path, registry, catalog).pull(HUB_ONLY, unheard)
+    assert {file.name: file.path.read_bytes() for file in model.files} == dict.fromkeys(
+        ("a.safetensors", "b.safetensors"), WEIGHTS
+    )
+    assert len([seen for seen in registry.seen if seen.path.endswith(".safetensors")]) == 1
+
+
 @pytest.mark.parametrize(
     ("siblings", "reason"),
     [

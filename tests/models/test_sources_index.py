@@ -107,3 +107,32 @@ def test_a_slow_but_steady_connection_is_not_a_stall() -> None:
     for _ in range(300):
         now[0] += 1.0
         pace.count(2048)
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("http://index.example/f.whl", "without encryption"),
+        ("https://elsewhere.example/f.whl", "INGLE_PULL_HOSTS does not allow"),
+        ("https://evil-files.example/f.whl", "INGLE_PULL_HOSTS does not allow"),
+        ("https://files.example.evil/f.whl", "INGLE_PULL_HOSTS does not allow"),
+        ("https://index.example@elsewhere.example/f.whl", "INGLE_PULL_HOSTS does not allow"),
+        ("file:///etc/passwd", "names no host"),
+        ("ftp://index.example/f.whl", "neither http nor https"),
+        ("https://index.example/a b", "malformed"),
+        ("https://index.example\\@elsewhere.example/", "malformed"),
+        ("https://index.example/" + "x" * 3000, "too long"),
+        ("", "empty"),
+    ],
+)
+def test_an_index_cannot_send_us_where_nobody_allowed(address: str, complaint: str) -> None:
+    client = HttpClient("https://index.example/simple", ("*.files.example",), patience=HASTY)
+    with pytest.raises(MirrorFailed, match=complaint), client.open(address, {}, Cancellation()):
+        raise AssertionError("it was opened")
+
+
+def test_an_address_that_is_none_is_a_reason_like_any_other() -> None:
+    source = IndexSource(HttpClient("not an address", patience=HASTY))
+    with pytest.raises(MirrorFailed, match="malformed"):
+        source.plan(MIRROR, [CatalogFile("a.gguf", 1, SHA)], Cancellation())
+    assert source.label == "package index with a malformed address"
