@@ -12,6 +12,7 @@ import click
 
 from domain.errors import IngleError
 from infrastructure.log import configure_logging
+from ingle import environment
 from ingle.settings import Settings
 from ingle.settings_sources import BadSettings, ReadSettings, read_settings
 
@@ -90,6 +91,7 @@ def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `ingle` and end the process: 0 done, 1 failed, 2 wrong use, 78 bad settings, 130 interrupted."""
+    environment.prepare()
     sys.exit(_run(arguments))
 
 

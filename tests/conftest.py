@@ -2,13 +2,16 @@
 INGLE_TEST_REQUIRE names the need. Needs are looked into before the first test, so no test's time limit counts a pull.
 """
 
+import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ingle import environment
 from tests import needs
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ _UNMET = pytest.StashKey[list[tuple[str, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    environment.prepare()
     try:
         config.stash[_REQUIRED] = needs.required(os.environ)
     except ValueError as error:
@@ -70,3 +74,14 @@ def model_store() -> "ModelStore":
 def audio_dir() -> Path:
     """Seven clips of public-domain speech with their transcripts."""
     return needs.AUDIO
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Puts logging back to what it was: a command configures it for the whole process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
