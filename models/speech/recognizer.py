@@ -20,7 +20,7 @@ from domain.transcription import (
     TranscriptionRequest,
     Word,
 )
-from models.speech.blocks import blocks
+from models.speech.blocks import BLOCK_SECONDS, blocks
 from models.speech.decode_child import SAMPLE_RATE
 from models.speech.decoder import Recording
 
@@ -28,7 +28,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_PROMPT_TOKENS = 223
 MIN_SILENCE_MS = 160
 SPEECH_PAD_MS = 400
-_UNLOAD_TRIES = 3
+_UNLOAD_SECONDS, _UNLOAD_PAUSE = 5.0, 0.002
 
 
 @dataclass(slots=True)
@@ -44,27 +44,32 @@ class _Heard:
 class Recognizer:
     """A loaded Whisper model. It keeps nothing of one request for the next."""
 
-    def __init__(self, model: WhisperModel) -> None:
+    def __init__(self, model: WhisperModel, *, block_seconds: float = BLOCK_SECONDS) -> None:
+        """`block_seconds` of sound are in memory at a time."""
         self._model = model
+        self._block_seconds = block_seconds
 
     def listen(
         self, recording: Recording, request: TranscriptionRequest, language: str | None
     ) -> Generator[TranscriptionEvent, None, None]:
         """Write down `recording`, spoken in `language` (a code; None finds out): one window's worth a step at most.
 
-        Yields Segments, each followed by Progress, and the Transcript last. Its queue time, device and compute
-        type are for the caller to fill in.
+        Yields Segments, each followed by Progress, and the Transcript last. Starts never run back; an end may lie
+        a little after the next start. Queue time, device and compute type are for the caller to fill in.
         """
         started = time.monotonic()
         total = recording.seconds
         prompt, caveats = self._prompt(request)
         heard = _Heard(language, 1.0 if language else 0.0, 0.0, [])
-        for offset, block in blocks(recording.samples):
-            for segment in self._segments(block, offset, total, heard, request, prompt):
+        for offset, block in blocks(recording.samples, self._block_seconds):
+            block_end = offset + len(block) / SAMPLE_RATE
+            for raw in self._transcribe(block, heard, request, prompt):
+                earliest = heard.segments[-1].start if heard.segments else 0.0
+                segment = _segment(raw, len(heard.segments), offset, earliest, block_end)
                 heard.segments.append(segment)
                 yield segment
                 yield Progress(segment.end, total)
-            yield Progress(offset + len(block) / SAMPLE_RATE, total)
+            yield Progress(block_end, total)
         found_speech = bool(heard.segments)
         yield Transcript(
             text="".join(segment.text for segment in heard.segments).strip(),
@@ -78,15 +83,10 @@ class Recognizer:
             warnings=caveats,
         )
 
-    def _segments(
-        self,
-        block: npt.NDArray[np.float32],
-        offset: float,
-        total: float,
-        heard: _Heard,
-        request: TranscriptionRequest,
-        prompt: str | None,
-    ) -> Iterator[Segment]:
+    def _transcribe(
+        self, block: npt.NDArray[np.float32], heard: _Heard, request: TranscriptionRequest, prompt: str | None
+    ) -> Iterator[Any]:
+        """faster-whisper's segments of `block`, with times from the block's start."""
         found, info = self._model.transcribe(
             block,
             language=heard.language,
@@ -105,8 +105,7 @@ class Recognizer:
             if heard.language is None:
                 # What the first block with speech is in holds for the whole recording.
                 heard.language, heard.probability = info.language, float(info.language_probability)
-            earliest = heard.segments[-1].start if heard.segments else 0.0
-            yield _segment(raw, len(heard.segments), offset, earliest, total)
+            yield raw
 
     def _prompt(self, request: TranscriptionRequest) -> tuple[str | None, tuple[Caveat, ...]]:
         """Hot words and prompt as one text that fits, its end if it does not; None if there are none."""
@@ -137,18 +136,20 @@ class Recognizer:
     def close(self) -> None:
         """Take the weights out of memory. Raises IngleError if CTranslate2 keeps them."""
         weights = self._model.model
-        for _ in range(_UNLOAD_TRIES):
+        give_up_at = time.monotonic() + _UNLOAD_SECONDS
+        # CTranslate2 hands a result out before it counts the batch as over, and ignores the call until then.
+        while weights.model_is_loaded:
             weights.unload_model()
-            if not weights.model_is_loaded:
-                return
-        raise IngleError("the speech model stays in memory though it was told to leave")
+            if time.monotonic() > give_up_at:
+                raise IngleError("the speech model stays in memory though it was told to leave")
+            time.sleep(_UNLOAD_PAUSE)
 
 
-def _segment(raw: Any, number: int, offset: float, earliest: float, total: float) -> Segment:
-    """A segment of the file: times in hundredths, inside the file, never before the segment before it."""
+def _segment(raw: Any, number: int, offset: float, earliest: float, latest: float) -> Segment:
+    """A segment of the file: times in hundredths of a second, from `earliest` to `latest`."""
 
     def at(seconds: float, low: float) -> float:
-        return round(min(max(offset + float(seconds), low), total), 2)
+        return round(min(max(offset + float(seconds), low), latest), 2)
 
     start = at(raw.start, earliest)
     words = []
