@@ -23,15 +23,8 @@ from ingle.settings import Settings
 LAST_WORDS = 5
 """Seconds that callers whose work was ended have to read why."""
 
-_BACKLOG = 2048
 _IN_A_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 _log = structlog.get_logger("ingle")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
 
 
 async def serve(settings: Settings, listener: socket.socket) -> bool:

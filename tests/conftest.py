@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from ingle import environment
 from tests import needs
@@ -85,3 +86,13 @@ def restored_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of whoever runs the tests, a data folder and a working directory of the test's own."""
+    for name in [name for name in os.environ if name.startswith(("INGLE_", "OLLAMA_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("INGLE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WEB_CONCURRENCY", "1")
+    monkeypatch.chdir(tmp_path)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, TextIO
 from domain.errors import IngleError
 
 if TYPE_CHECKING:  # an import at run time would cost every test run the time that one of weights takes
-    from models.store import ModelStore, PullProgress
-
     from ingle.settings import Settings
+    from models.store import ModelStore, PullProgress
 
 REQUIRE = "INGLE_TEST_REQUIRE"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -1,11 +1,14 @@
 """`ingle serve`: the HTTP server, in this process, with its models."""
 
 import os
+import socket
 import sys
 
 import click
 
 from ingle.cli import EXIT_BAD_SETTINGS, EXIT_FAILURE, Invocation
+
+BACKLOG = 2048
 
 
 @click.command("serve")
@@ -42,11 +45,6 @@ def command(
     settings = invocation.settings(
         http_host=host, http_port=port, device_type=device, preload_models=preload, log_level=log_level
     )
-    import uvloop
-
-    from infrastructure.log import configure_logging
-    from ingle.server import listen, serve
-
     try:
         listener = listen(settings.http_host, settings.http_port)
     except OSError as error:
@@ -54,5 +52,16 @@ def command(
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise click.ClickException(f"cannot listen on {where} ({reason}): choose with --host and --port") from None
     with listener:
+        import uvloop
+
+        from infrastructure.log import configure_logging
+        from ingle.server import serve
+
         configure_logging(settings.log_level, settings.log_format, sys.stdout)
         return 0 if uvloop.run(serve(settings, listener)) else EXIT_FAILURE
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)

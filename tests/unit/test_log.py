@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -35,17 +34,8 @@ EVENTS: list[tuple[Event, dict[str, object]]] = [
     (TranscriptionFinished("a:b", "r-1", 11.0, 0.5), {"audio_seconds": 11.0, "total_ms": 500}),
     (WorkCancelled("a:b", "r-1"), {"event": "work cancelled", "request_id": "r-1"}),
 ]
+pytestmark = pytest.mark.usefixtures("restored_logging")
 HOSTILE = 'a\nb\r\x1b[2J\u202eevil\u2028"}'
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
