@@ -90,7 +90,10 @@ def embedding_spec(model_id: str = "vector:small", *, size_bytes: int = GIB) -> 
 
 @dataclass
 class ModelScript:
-    """How one model behaves. Each entry of the failure queues ends one load or one unload."""
+    """How one model behaves. Each entry of the failure queues ends one load or one unload.
+
+    The last step of `load_progress` is told after the gate, the others before it.
+    """
 
     load: Gate = field(default_factory=Gate)
     load_failures: deque[BaseException] = field(default_factory=deque)
@@ -186,9 +189,11 @@ class FakeModelRepository:
             )
         self._held[spec.id] = spec.size_bytes
         try:
-            for progress in script.load_progress:
+            for progress in script.load_progress[:-1]:
                 on_progress(progress)
             await script.load.pass_through()
+            for progress in script.load_progress[-1:]:
+                on_progress(progress)
             if script.load_failures:
                 raise script.load_failures.popleft()
         except BaseException:
@@ -246,7 +251,7 @@ class FakeModelRepository:
             device=device,
             dtype="float32" if options.dtype == "auto" else options.dtype,
             quantization="none" if options.quantization == "auto" else options.quantization,
-            context_length=options.num_ctx or spec.context_length,
+            context_length=min(options.num_ctx or spec.context_length, spec.context_length),
             memory_bytes=spec.size_bytes,
             load_time_ms=LOAD_TIME_MS,
         )

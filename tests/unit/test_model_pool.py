@@ -279,6 +279,7 @@ async def test_a_resident_tells_when_it_will_leave(pool: ModelPool) -> None:
     await asyncio.sleep(10.0)
     async with pool.lend("a", Task.TEXT):
         await asyncio.sleep(5.0)
+    async with pool.lend("a", Task.TEXT):
         (lent,) = pool.residents()
         assert lent.expires_at is None
     (idle,) = pool.residents()

@@ -53,6 +53,20 @@ async def test_the_progress_of_a_load_reaches_those_who_wait_for_it(
 
 
 @virtual_time
+async def test_who_has_left_hears_no_more_of_the_load(pool: ModelPool, repository: FakeModelRepository) -> None:
+    gate = repository.script("a:1b").load.shut()
+    steps: list[LoadProgress] = []
+    caller = asyncio.create_task(pool.load("a", on_progress=steps.append))
+    await gate.arrived()
+    await settle()
+    caller.cancel()
+    await asyncio.wait({caller})
+    gate.open()
+    await settle()
+    assert steps == list(repository.script("a:1b").load_progress[:1])
+
+
+@virtual_time
 async def test_an_idle_model_is_loaded_anew_with_other_options(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
@@ -88,22 +102,20 @@ async def test_who_asks_for_other_options_gets_them_even_if_somebody_loads_first
     gate = repository.script("a:1b").unload.shut()
     with_gpu = asyncio.create_task(pool.load("a", LoadOptions(device="cuda")))
     await gate.arrived()
-    with_more = asyncio.create_task(pool.load("a", LoadOptions(device="cpu", num_ctx=8192)))
+    with_more = asyncio.create_task(pool.load("a", LoadOptions(device="cpu", dtype="float16")))
     await settle()
     gate.open()
     results = await asyncio.gather(with_gpu, with_more, return_exceptions=True)
-    for result, wanted in zip(results, [LoadOptions("cuda"), LoadOptions("cpu", num_ctx=8192)], strict=True):
+    for result, wanted in zip(results, [LoadOptions("cuda"), LoadOptions("cpu", "float16")], strict=True):
         assert isinstance(result, ModelBusy) or (isinstance(result, tuple) and result[0].satisfies(wanted))
 
 
 @virtual_time
-async def test_what_a_model_cannot_give_is_not_tried_again(repository: FakeModelRepository) -> None:
-    # The speech model has no context length, so no load of it satisfies a num_ctx.
-    pool = ModelPool(repository, LoopClock(), RecordedEvents(), default_options=LoadOptions(num_ctx=100))
-    repository.script("ear:base")
-    await pool.load("ear")
-    _, done = await pool.load("ear", LoadOptions(num_ctx=100))
-    assert not done
+async def test_what_a_model_cannot_give_is_not_tried_again(pool: ModelPool, repository: FakeModelRepository) -> None:
+    model, _ = await pool.load("a", LoadOptions(num_ctx=1_000_000))
+    assert model.context_length == 4096
+    assert await pool.load("a", LoadOptions(num_ctx=1_000_000)) == (model, False)
+    assert repository.count_loads("a:1b") == 1
 
 
 @virtual_time

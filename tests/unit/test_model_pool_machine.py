@@ -1,0 +1,235 @@
+"""Any order of loading, lending, leaving, failing, forcing, pinning and waiting keeps the pool's promises."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from application.model_pool import ModelPool
+from application.residents import ResidentState
+from domain.errors import (
+    InsufficientMemory,
+    ModelBusy,
+    ModelLoadFailed,
+    ModelLoading,
+    ModelPinned,
+    RequestCancelled,
+    ServerDraining,
+)
+from domain.generation import GenerationRequest, RawText
+from domain.keep_alive import FOREVER
+from domain.model import LoadOptions, Task
+from tests.fakes.clock import LoopClock
+from tests.fakes.events import RecordedEvents
+from tests.fakes.models import GIB, FakeModelRepository, FakeTextModel, text_spec
+from tests.fakes.virtual_time import VirtualTimeLoop, settle
+
+MODELS = ("a:1b", "b:1b", "c:1b")
+EXPECTED = (
+    asyncio.CancelledError,
+    InsufficientMemory,
+    ModelBusy,
+    ModelLoadFailed,
+    ModelLoading,
+    ModelPinned,
+    RequestCancelled,
+    ServerDraining,
+)
+models = st.sampled_from(MODELS)
+
+
+class Holder:
+    """A caller that borrows a model and then either waits to be told to go on, or writes until it is let through."""
+
+    def __init__(self, model_id: str, *, writes: bool) -> None:
+        self.model_id = model_id
+        self.writes = writes
+        self.go_on = asyncio.Event()
+        self.model: FakeTextModel | None = None
+
+    async def borrow(self, pool: ModelPool, keep_alive: float | None) -> None:
+        async with pool.lend(self.model_id, Task.TEXT, keep_alive=keep_alive) as model:
+            assert isinstance(model, FakeTextModel)
+            self.model = model
+            try:
+                if not self.writes:
+                    await self.go_on.wait()
+                async with aclosing(model.generate(GenerationRequest(RawText("one two")))) as chunks:
+                    async for _ in chunks:
+                        pass
+            finally:
+                self.model = None
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Three models of 1 GiB in a memory of 2 GiB; load timeout 60 s, keep_alive 300 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        self.repository = FakeModelRepository(*map(text_spec, MODELS), memory_budget=2 * GIB, gpus=1)
+        for model_id in MODELS:
+            self.repository.script(model_id).text.between.shut()
+        self.pool = ModelPool(self.repository, LoopClock(), RecordedEvents(), keep_alive=300.0, load_timeout=60.0)
+        self.calls: list[asyncio.Task[Any]] = []
+        self.holders: list[tuple[Holder, asyncio.Task[Any]]] = []
+        self.forced: set[str] = set()
+
+    def go(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start a call and run everything that can run now."""
+
+        async def start() -> asyncio.Task[Any]:
+            call = asyncio.create_task(coroutine)
+            self.calls.append(call)
+            await settle()
+            return call
+
+        return self.runner.run(start())
+
+    def settle(self) -> None:
+        self.runner.run(settle())
+
+    # -- what callers do ----------------------------------------------------------------------------
+
+    @rule(model=models, writes=st.booleans(), keep_alive=st.sampled_from([None, None, 0.0, 10.0, FOREVER]))
+    def lend(self, model: str, writes: bool, keep_alive: float | None) -> None:
+        holder = Holder(model, writes=writes)
+        self.holders.append((holder, self.go(holder.borrow(self.pool, keep_alive))))
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data(), leaves=st.booleans())
+    def end(self, data: st.DataObject, leaves: bool) -> None:
+        holder, call = data.draw(st.sampled_from(self.holders))
+        if leaves:
+            call.cancel()
+        else:
+            holder.go_on.set()
+        self.settle()
+
+    @rule(model=models)
+    def let_writers_finish(self, model: str) -> None:
+        gate = self.repository.script(model).text.between
+        gate.open()
+        self.settle()
+        gate.shut()
+
+    @rule(model=models, device=st.sampled_from(["auto", "cpu", "cuda"]), pin=st.sampled_from([None, None, True, False]))
+    def load(self, model: str, device: str, pin: bool | None) -> None:
+        self.go(self.pool.load(model, LoadOptions(device=device), pin=pin))
+
+    @rule(model=models, force=st.booleans())
+    def unload(self, model: str, force: bool) -> None:
+        if force:
+            self.forced.add(model)
+        self.go(self.pool.unload(model, force=force))
+
+    @rule(aggressive=st.booleans(), free=st.sampled_from([None, GIB]))
+    def optimise(self, aggressive: bool, free: int | None) -> None:
+        self.go(self.pool.optimize(aggressive=aggressive, target_free_bytes=free))
+
+    # -- what the world does ------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1.0, 15.0, 61.0, 400.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.runner.run(asyncio.sleep(seconds))
+
+    @rule(model=models, is_open=st.booleans())
+    def hold_loads(self, model: str, is_open: bool) -> None:
+        gate = self.repository.script(model).load
+        gate.open() if is_open else gate.shut()
+        self.settle()
+
+    @rule(model=models, is_open=st.booleans())
+    def hold_unloads(self, model: str, is_open: bool) -> None:
+        gate = self.repository.script(model).unload
+        gate.open() if is_open else gate.shut()
+        self.settle()
+
+    @rule(model=models, error=st.sampled_from([ModelLoadFailed("damaged"), OSError("cut"), InsufficientMemory()]))
+    def fail_the_next_load(self, model: str, error: Exception) -> None:
+        self.repository.script(model).load_failures.append(error)
+
+    # -- what holds at any time ---------------------------------------------------------------------
+
+    @invariant()
+    def no_promise_is_broken(self) -> None:
+        assert self.repository.violations == []
+        assert self.loop.unhandled == []
+
+    @invariant()
+    def a_lent_model_stays_in_memory(self) -> None:
+        for holder, _ in self.holders:
+            assert holder.model is None or not holder.model.is_unloaded
+
+    @invariant()
+    def only_force_takes_a_model_from_those_who_have_it(self) -> None:
+        leaving = {resident.spec.id for resident in self.pool.residents() if resident.state is ResidentState.UNLOADING}
+        self.forced &= leaving
+        lent = {holder.model_id for holder, _ in self.holders if holder.model is not None}
+        assert leaving & lent <= self.forced
+
+    @invariant()
+    def every_user_is_counted(self) -> None:
+        residents = {resident.spec.id: resident for resident in self.pool.residents()}
+        for model_id in MODELS:
+            inside = sum(holder.model is not None for holder, _ in self.holders if holder.model_id == model_id)
+            counted = residents[model_id].in_flight if model_id in residents else 0
+            assert inside <= counted <= sum(not call.done() for call in self.calls)
+
+    @invariant()
+    def what_is_in_memory_is_known_and_what_is_idle_will_leave(self) -> None:
+        residents = self.pool.residents()
+        assert self.repository.in_memory <= {resident.spec.id for resident in residents}
+        for resident in residents:
+            if resident.state is ResidentState.LOADED:
+                assert resident.spec.id in self.repository.in_memory
+                assert resident.expires_at is None or not (resident.in_flight or resident.pinned)
+
+    @property
+    def loop(self) -> VirtualTimeLoop:
+        loop = self.runner.get_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        return loop
+
+    def teardown(self) -> None:
+        """Nothing is stuck, nothing is left."""
+        with self.runner:
+            self.runner.run(self.finish())
+            assert self.loop.unhandled == []
+
+    async def finish(self) -> None:
+        for model_id in MODELS:
+            script = self.repository.script(model_id)
+            script.load_failures.clear()
+            for gate in (script.load, script.unload, script.text.between):
+                gate.open()
+        for holder, _ in self.holders:
+            holder.go_on.set()
+        outcomes = await asyncio.wait_for(asyncio.gather(*self.calls, return_exceptions=True), timeout=3600.0)
+        assert [
+            outcome for outcome in outcomes if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED)
+        ] == []
+        assert [resident.in_flight for resident in self.pool.residents() if resident.in_flight] == []
+        await asyncio.sleep(10_000.0)
+        for resident in self.pool.residents():
+            assert resident.state is ResidentState.LOADED
+            assert resident.expires_at is None
+        await self.pool.close()
+        assert self.pool.residents() == []
+        assert self.repository.in_memory == set()
+        assert all(model.is_unloaded and model.opened == model.closed for model in self.repository.models)
+        assert self.repository.violations == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_no_order_of_events_breaks_a_promise() -> None:
+    run_state_machine_as_test(
+        PoolMachine,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )
