@@ -1,5 +1,6 @@
 """/docs and /openapi.json: Swagger UI from files of the package, so that it works without a network."""
 
+import functools
 import importlib.resources
 import json
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ def query_parameters(kind: type[Body]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
 
 
+@functools.cache
 def schema_of(kind: type[Body]) -> dict[str, Any]:
     """The JSON schema of a body with every definition in its place: OpenAPI looks for them elsewhere."""
     schema = kind.model_json_schema()

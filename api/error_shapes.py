@@ -14,8 +14,11 @@ from domain.errors import IngleError
 
 MAX_DETAIL = 1000
 _RESERVED = frozenset(("type", "title", "status", "detail", "code", "request_id", "errors", "error"))
-# An absolute path of at least two parts that does not belong to a URL.
-_DIRECTORY = re.compile(r"(?<![\w:/.])/(?:[^\s/'\":,;()<>|]+/)+(?=[^\s/'\":,;()<>|])")
+# An absolute path of at least two parts, in quotes or without spaces, that does not belong to a URL.
+_DIRECTORY = re.compile(
+    r"""(?<=['"])/[^'"]*/(?=[^'"/]+['"])"""
+    r"""|(?<![\w:/.])/(?:[^\s/'":,;()<>|]+/)+(?=[^\s/'":,;()<>|])"""
+)
 
 
 class Dialect(Enum):

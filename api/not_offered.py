@@ -127,13 +127,14 @@ NOT_OFFERED: dict[str, Sequence[str]] = {
 
 def routes() -> APIRouter:
     """A route for each of them, so that a wrong method is still 405 and a wrong path still 404."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
     for path, methods in NOT_OFFERED.items():
-        router.add_api_route(path, _refuse, methods=list(methods))
+        router.add_route(path, _refuse, methods=list(methods), include_in_schema=False)
     return router
 
 
-async def _refuse() -> Response:
+async def _refuse(request: Request) -> Response:
+    del request
     raise NotOffered()
 
 
