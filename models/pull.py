@@ -122,6 +122,11 @@ class Pull:
                     spec = installed.spec if installed else self._describe()
                     self._publish(spec, goal.files or _files_of(plan, hashes), plan.origin)
                     return
+        if installed is not None and not failures:
+            raise DownloadFailed(
+                f"'{self._entry.spec.id}' is damaged and its files are no longer in the catalogue: remove it with "
+                f"`ingle models rm {self._entry.spec.id}` and pull it again"
+            )
         raise _download_failed(self._entry.spec.id, failures)
 
     def _goals(self, installed: Manifest | None) -> Iterator[_Goal]:

