@@ -126,12 +126,10 @@ def _permute_rows(linear: nn.Module, order: torch.Tensor) -> None:
         linear.bias = nn.Parameter(linear.bias[rows], requires_grad=False)
 
 
-def _permuted_norm(attention: Any, name: str, order: torch.Tensor) -> torch.Tensor | None:
+def _permuted_norm(attention: Any, name: str, order: torch.Tensor) -> nn.Parameter | None:
     norm = getattr(attention, name, None)
-    if norm is None:
-        return None
-    weight: torch.Tensor = norm.weight
-    return weight[order]
+    # A parameter, so that it moves to the device with the rest.
+    return None if norm is None else nn.Parameter(norm.weight[order], requires_grad=False)
 
 
 def _stacked(parts: list[Any]) -> nn.Module:
