@@ -6,11 +6,14 @@ without it is unfinished and is made anew. For an int8 product NAME it holds `NA
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +30,9 @@ LAYOUT = 1
 _WEIGHTS = "weights.safetensors"
 _COMPLETE = "complete.json"
 _ROWS_AT_ONCE = 8192
+_STALE_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
 
 OnTensor = Callable[[int], None]
 
@@ -36,13 +42,29 @@ def layout_name(*, int8: bool, dtype: torch.dtype) -> str:
     return f"v{LAYOUT}-{'int8' if int8 else str(dtype).removeprefix('torch.')}"
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether a copy is there, whole. Sizes are compared, not hashes: a torn write shows in the size."""
+def is_intact(directory: Path) -> bool:
+    """Whether a copy is there, whole and as it was written.
+
+    A file whose size and time are those of its writing is believed; another is hashed (a second for each GB).
+    """
     try:
         recorded = json.loads((directory / _COMPLETE).read_text(encoding="utf-8"))
-        return all((directory / name).stat().st_size == size for name, size in recorded["sizes"].items())
-    except (OSError, ValueError, KeyError):
+        return all(_is_as_written(directory / name, file) for name, file in recorded.items())
+    except FileNotFoundError:
         return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("a converted copy cannot be read and is made anew: %s", type(error).__name__)
+        return False
+
+
+def _is_as_written(path: Path, recorded: dict[str, Any]) -> bool:
+    found = path.stat()
+    if found.st_size == recorded["size"] and found.st_mtime_ns == recorded["mtime_ns"]:
+        return True
+    if found.st_size == recorded["size"] and _sha256(path) == recorded["sha256"]:
+        return True
+    log.warning("%s of a converted copy is damaged: the copy is made anew", path.name)
+    return False
 
 
 def write(
@@ -57,16 +79,17 @@ def write(
 ) -> None:
     """Make a copy under a temporary name, then put it in its place in one step."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         products = {name for name, _ in linears(empty_model(config, dtype))} if int8 else set()
         save_file(_stored(tensors, config, products, dtype, on_tensor), staging / _WEIGHTS)
         config.save_pretrained(staging)
         tokenizer.save(staging)
-        sizes = {file.name: file.stat().st_size for file in staging.iterdir()}
-        digest = _sha256(staging / _WEIGHTS)
-        (staging / _COMPLETE).write_text(json.dumps({"sizes": sizes, "sha256": {_WEIGHTS: digest}}), encoding="utf-8")
+        recorded = {file.name: _record(file) for file in staging.iterdir()}
+        (staging / _COMPLETE).write_text(json.dumps(recorded), encoding="utf-8")
         _sync(staging)
+        staging.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)
         staging.rename(directory)
@@ -146,11 +169,17 @@ def _fill(model: PreTrainedModel, file: "safe_open", dtype: torch.dtype, on_tens
             on_tensor(done)
 
 
-def verify(directory: Path) -> None:
-    """Compare the copy with its own hash. Raises ModelLoadFailed if a bit has changed."""
-    recorded = json.loads((directory / _COMPLETE).read_text(encoding="utf-8"))["sha256"]
-    if any(_sha256(directory / name) != digest for name, digest in recorded.items()):
-        raise ModelLoadFailed(f"{_WEIGHTS} of the converted copy is damaged: its sha256 is not what it was")
+def _sweep(directory: Path) -> None:
+    """Remove what conversions left behind that were killed; a living one is never this old."""
+    for stale in directory.parent.glob(f".{directory.name}-*"):
+        if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    path.chmod(0o644)
+    found = path.stat()
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

@@ -61,7 +61,7 @@ def load(
     seconds = 0.0
     if precision.int8 or weight_format is WeightFormat.GGUF:
         copy = converted_directory(converted.layout_name(int8=precision.int8, dtype=precision.dtype))
-        if not converted.is_complete(copy):
+        if not converted.is_intact(copy):
             began = time.monotonic()
             _convert(directory, weight_format, copy, precision, on_progress)
             seconds = time.monotonic() - began

@@ -79,6 +79,20 @@ def test_int8_products_stay_close_to_the_weights_they_come_from(tmp_path: Path) 
     assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.99
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "complete.json"])
+def test_a_damaged_converted_copy_is_made_anew(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = save_tiny(tmp_path / "model")
+    expected = Bench(load_tiny(directory, int8=True).model).logits_of(PROMPTS[0])
+    damaged = next(tmp_path.glob("converted/*/")) / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    again = load_tiny(directory, int8=True)
+    assert again.converted_seconds > 0.0
+    assert torch.equal(Bench(again.model).logits_of(PROMPTS[0]), expected)
+    assert "made anew" in caplog.text
+
+
 def test_the_second_load_reads_the_converted_copy(tmp_path: Path) -> None:
     directory = save_tiny(tmp_path / "model")
     first = load_tiny(directory, int8=True)
