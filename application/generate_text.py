@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from application.events import GenerationFinished, Publish, WorkCancelled
 from application.model_pool import ModelPool
 from application.ports import Clock
-from domain.errors import GenerationFailed, RequestCancelled
+from domain.errors import GenerationFailed, InvalidRequest, RequestCancelled
 from domain.generation import Finish, GenerationRequest, Prompt, TextChunk
 from domain.model import Model, Task
 
@@ -42,24 +42,24 @@ class GenerateText:
     async def stream(
         self, model_name: str, request: GenerationRequest, *, keep_alive: float | None = None
     ) -> AsyncGenerator[GenerationStarted | TextChunk, None]:
-        """Yield GenerationStarted, then chunks; the last chunk's timings include the wait for the load.
+        """Yield GenerationStarted, then chunks; the timings of each answer's last one include the wait for the load.
 
         Closing this generator ends the work and the lease.
         """
         asked_at = self._clock.monotonic()
         async with self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive) as model:
             load_seconds = self._clock.monotonic() - asked_at
-            finished = False
+            unfinished = request.n
             try:
                 yield GenerationStarted(model.info, model.waiting, load_seconds)
                 async with aclosing(model.generate(request)) as chunks:
                     async for chunk in chunks:
                         if chunk.finish is not None:
-                            finished = True
+                            unfinished -= 1
                             chunk = self._finish(model.info.id, request, chunk, chunk.finish, load_seconds)
                         yield chunk
             except (GeneratorExit, asyncio.CancelledError, RequestCancelled):
-                if not finished:
+                if unfinished:
                     self._publish(WorkCancelled(model.info.id, request.request_id))
                 raise
 
@@ -73,7 +73,12 @@ class GenerateText:
     async def complete(
         self, model_name: str, request: GenerationRequest, *, keep_alive: float | None = None
     ) -> Generation:
-        """The whole answer at once; cancelling the awaiting task ends the work."""
+        """The whole answer at once; cancelling the awaiting task ends the work.
+
+        Raises InvalidRequest if the request wants several answers: those need a stream.
+        """
+        if request.n != 1:
+            raise InvalidRequest("several answers can only be had from a stream", field="n")
         started: GenerationStarted | None = None
         pieces: list[str] = []
         async with aclosing(self.stream(model_name, request, keep_alive=keep_alive)) as events:

@@ -13,12 +13,16 @@ from domain.transcription import TranscriptionEvent, TranscriptionRequest
 class TextModel(LoadedModel, Protocol):
     """A causal language model.
 
-    * `generate` yields at least one chunk; the last, and only it, has `finish`.
+    * `generate` yields at least one chunk for each of the request's `n` answers, those of different answers in any
+      order; the last chunk of each, and only it, has `finish`, and the generator ends after the n-th.
+    * A constraint is enforced: an answer that ended with FinishReason.STOP has its form. One that cannot be enforced
+      is refused before the first chunk.
     * Closing the generator is the one cancel signal: the work stops within one step, whether it was waiting,
       reading the prompt or writing.
     * Many generators may be open at once; each gets the text that it would get alone.
-    * Before its first chunk it raises ContextLengthExceeded, InvalidRequest (token id outside the vocabulary),
-      Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request fails alone.
+    * Before its first chunk it raises ContextLengthExceeded, InvalidRequest (token id outside the vocabulary, a
+      constraint that does not compile), Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request
+      fails alone.
     """
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 
 from domain.errors import InvalidRequest
 from domain.generation import (
+    MAX_BIASED_TOKENS,
+    MAX_PRIORITY,
+    MAX_SAMPLES,
     MAX_SEED,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
+    MAX_STOP_TOKENS,
+    MAX_TOP_LOGPROBS,
     Chat,
     GenerationRequest,
     Message,
@@ -27,6 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
     "repetition_penalty": (ABOVE_ZERO, 10.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
@@ -35,6 +41,8 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
     "top_k": (0, 2**31),
     "repeat_last_n": (-1, 2**31),
     "seed": (-MAX_SEED, MAX_SEED - 1),
+    "min_tokens": (0, 2**31),
+    "logprobs": (0, MAX_TOP_LOGPROBS),
 }
 
 
@@ -49,7 +57,13 @@ def refused(name: str, value: object) -> None:
 
 
 def test_every_figure_has_a_range_that_is_tested_here() -> None:
-    figures = {field.name for field in fields(SamplingParams)} - {"stop", "ignore_eos", "max_tokens"}
+    figures = {field.name for field in fields(SamplingParams)} - {
+        "stop",
+        "ignore_eos",
+        "max_tokens",
+        "stop_token_ids",
+        "logit_bias",
+    }
     assert figures == {*RANGES, *INTEGER_RANGES}
 
 
@@ -74,7 +88,7 @@ def test_an_integer_just_outside_its_range_is_refused_by_name(name: str) -> None
     refused(name, 10**400)
 
 
-@pytest.mark.parametrize("name", [*RANGES, "top_k", "repeat_last_n"])
+@pytest.mark.parametrize("name", [*RANGES, "top_k", "repeat_last_n", "min_tokens", "logprobs"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_finite_number_is_refused(name: str, value: float) -> None:
     refused(name, value)
@@ -108,6 +122,46 @@ def test_stop_strings_are_limited_in_number_and_length() -> None:
     refused("stop", ("x",) * (MAX_STOP_STRINGS + 1))
     refused("stop", ("x" * (MAX_STOP_LENGTH + 1),))
     refused("stop", ("fine", ""))
+
+
+def test_stop_tokens_are_limited_in_number_and_never_negative() -> None:
+    most = tuple(range(MAX_STOP_TOKENS))
+    assert params(stop_token_ids=most).stop_token_ids == most
+    refused("stop_token_ids", (*most, 9))
+    refused("stop_token_ids", (-1,))
+
+
+def test_a_bias_names_each_token_once_and_stays_in_its_range() -> None:
+    most = tuple((token, 100.0 - token) for token in range(200))
+    assert params(logit_bias=most).logit_bias == most
+    refused("logit_bias", tuple((token, 1.0) for token in range(MAX_BIASED_TOKENS + 1)))
+    refused("logit_bias", ((3, 1.0), (3, 2.0)))
+    refused("logit_bias", ((-1, 1.0),))
+    for bias in (math.nan, -100.001, 100.001):
+        refused("logit_bias", ((3, bias),))
+
+
+def test_min_tokens_is_at_most_max_tokens() -> None:
+    assert params(min_tokens=5, max_tokens=5).min_tokens == 5
+    with pytest.raises(InvalidRequest, match="max_tokens") as caught:
+        params(min_tokens=6, max_tokens=5)
+    assert caught.value.field == "min_tokens"
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("n", (1, MAX_SAMPLES), (0, MAX_SAMPLES + 1)),
+        ("priority", (-MAX_PRIORITY, MAX_PRIORITY), (-MAX_PRIORITY - 1, MAX_PRIORITY + 1)),
+    ],
+)
+def test_samples_and_priority_have_ranges(field: str, good: tuple[int, ...], bad: tuple[int, ...]) -> None:
+    for value in good:
+        assert getattr(GenerationRequest(RawText("x"), **{field: value}), field) == value  # type: ignore[arg-type]
+    for value in bad:
+        with pytest.raises(InvalidRequest) as caught:
+            GenerationRequest(RawText("x"), **{field: value})  # type: ignore[arg-type]
+        assert caught.value.field == field
 
 
 def test_a_chat_needs_a_message_and_a_raw_prompt_a_character() -> None:
