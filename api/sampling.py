@@ -1,4 +1,4 @@
-"""Fields that both forms of /generate share, and how they become domain values."""
+"""Fields that several forms of request share, and how they become domain values."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from api.answers import json_answer, memory_figures, one_of
 from api.bodies import Body, checked
 from api.native.figures import queue_headers, timings_of, usage_of
-from api.native.sampling import (
+from api.request_ids import request_id_of
+from api.sampling import (
     deadline_of,
     in_body,
     keep_alive_of,
@@ -19,7 +20,6 @@ from api.native.sampling import (
     seed_of,
     stop_strings,
 )
-from api.request_ids import request_id_of
 from api.services import Services
 from api.streaming import unless_client_leaves
 from api.times import rfc3339

@@ -12,8 +12,8 @@ from api.bodies import checked
 from api.native.completion_body import CompletionBody, generation_request, refuse_what_is_not_offered
 from api.native.figures import Arrival, queue_headers, timings_of, usage_of
 from api.native.options import parse_options
-from api.native.sampling import keep_alive_of
 from api.request_ids import request_id_of
+from api.sampling import keep_alive_of
 from api.services import Services
 from api.streaming import Record, framing_for, streamed, unless_client_leaves
 from api.times import nanoseconds, rfc3339_nanoseconds

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from api.bodies import Body
 from api.errors import InvalidFields, Problem
 from api.native.options import Options
-from api.native.sampling import deadline_of, in_body, new_tokens, refuse_unless_neutral, seed_of, stop_strings
 from api.request_ids import request_id_of
+from api.sampling import deadline_of, in_body, new_tokens, refuse_unless_neutral, seed_of, stop_strings
 from api.services import Limits
 from domain.errors import InvalidRequest
 from domain.generation import (

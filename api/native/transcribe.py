@@ -11,11 +11,11 @@ from starlette.responses import Response
 from api.docs_page import schema_of
 from api.error_shapes import detail_of, public
 from api.errors import statuses_of
-from api.native.sampling import deadline_of, keep_alive_of
 from api.native.transcribe_body import TranscribeOptions, parse_options
 from api.native.transcripts import answer_of, content_of, segment_body
 from api.not_offered import refuse_background
 from api.request_ids import request_id_of
+from api.sampling import deadline_of, keep_alive_of
 from api.services import Services
 from api.streaming import NAMED_SSE, Record, streamed, unless_client_leaves
 from api.uploads import Upload, UploadFolder, received_upload

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.bodies import Body, seconds_or_text, validate
 from api.errors import InvalidFields, Problem
-from api.native.sampling import refuse_unless_neutral
+from api.sampling import refuse_unless_neutral
 from domain.cues import CueOptions
 from domain.errors import UnsupportedParameter
 from domain.languages import language_code
