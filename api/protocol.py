@@ -44,7 +44,7 @@ class ConnectionLimits:
     trusted: frozenset[str] = frozenset()
 
 
-def limited_protocol(limits: ConnectionLimits, server: str) -> type[asyncio.Protocol]:
+def limited_protocol(limits: ConnectionLimits, server: str) -> "type[_LimitedProtocol]":
     """The protocol class of one server, for `uvicorn.Config(http=…)`; `server` is its name and version."""
 
     class Limited(_LimitedProtocol):
@@ -57,6 +57,8 @@ def limited_protocol(limits: ConnectionLimits, server: str) -> type[asyncio.Prot
 
 
 class _LimitedProtocol(HttpToolsProtocol):
+    """One connection. `open_connections` counts those of its server, by address."""
+
     limits: ConnectionLimits
     server_name: bytes
     open_connections: Counter[str]

@@ -43,11 +43,10 @@ async def within_context(
     ContextLengthExceeded if the prompt alone fills it.
     """
     prompt_tokens, context_length = await generate.count_tokens(model_name, request.prompt)
-    if num_ctx >= context_length:
-        return request
-    room = num_ctx - prompt_tokens
+    context_length = min(num_ctx, context_length)
+    room = context_length - prompt_tokens
     if room <= 0:
-        raise ContextLengthExceeded(prompt_tokens, num_ctx)
+        raise ContextLengthExceeded(prompt_tokens, context_length)
     wanted = request.sampling.max_tokens
     limit = room if wanted is None else min(wanted, room)
     return replace(request, sampling=replace(request.sampling, max_tokens=limit))

@@ -103,6 +103,8 @@ async def test_a_client_that_does_not_read_is_dropped(world: World) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         async with closing_one(world, TEXT):
             pass
+        # The connection is gone too, and not waiting for its buffers to empty.
+        await until(lambda: not server.open_connections)
         writer.transport.abort()
 
 

@@ -1,5 +1,6 @@
 """The table of failures is total, and each dialect has its own shape of it."""
 
+import asyncio
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -213,6 +214,16 @@ async def test_every_status_carries_request_id_and_server(world: World, client: 
 async def test_a_well_formed_request_id_is_kept(client: httpx2.AsyncClient, given: str, kept: bool) -> None:
     response = await client.get("/health", headers={b"x-request-id": given.encode("latin-1")})
     assert (response.headers["x-request-id"] == given) is kept
+
+
+async def test_two_requests_that_live_at_once_have_two_ids(world: World, client: httpx2.AsyncClient) -> None:
+    gate = world.repository.script("tiny:1b").text.before_first.shut()
+    first = asyncio.create_task(client.post("/generate", json={"prompt": "a"}, headers={"x-request-id": "same"}))
+    await gate.arrived()
+    assert (await client.get("/health", headers={"x-request-id": "same"})).headers["x-request-id"] != "same"
+    gate.open()
+    assert (await first).headers["x-request-id"] == "same"
+    assert (await client.get("/health", headers={"x-request-id": "same"})).headers["x-request-id"] == "same"
 
 
 async def test_what_is_named_and_not_there_yet_is_501_in_the_shape_of_its_dialect(client: httpx2.AsyncClient) -> None:

@@ -85,6 +85,13 @@ async def test_what_fits_is_not_truncated(client: httpx2.AsyncClient) -> None:
     assert "x-truncated" not in response.headers
 
 
+async def test_a_prompt_that_leaves_room_for_one_token_fits(client: httpx2.AsyncClient) -> None:
+    around = len(["Context:", "Query:", "Why?", "Answer:"])
+    for words, kept in ((4096 - 1 - around, 1), (4096 - around, 0)):
+        body = {"query": "Why?", "context": ["w " * words], "truncate": True}
+        assert (await client.post("/generate", json=body)).json()["context_used"] == kept
+
+
 async def test_overflow_is_an_error_that_names_both_numbers(client: httpx2.AsyncClient) -> None:
     long = "word " * 5000
     for body in ({"query": "Why?", "context": [long]}, {"prompt": long}, {"query": long, "truncate": True}):

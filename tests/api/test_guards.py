@@ -63,7 +63,7 @@ async def test_N3_dns_rebinding_stops_at_the_host_header(client: httpx2.AsyncCli
 
 
 async def test_N3_two_hosts_are_one_too_many(client: httpx2.AsyncClient) -> None:
-    response = await client.get("/health", headers=[("host", "localhost"), ("host", "evil.example")])
+    response = await client.get("/health", headers=[("host", "localhost"), ("host", "127.0.0.1")])
     assert response.status_code == 403
 
 

@@ -131,17 +131,19 @@ async def test_a_forced_unload_ends_a_stream_with_499_in_it(world: World, server
     assert lines(await streaming)[-1]["code"] == RequestCancelled.code
 
 
-async def test_nothing_is_sent_before_the_first_chunk(world: World, server: Served) -> None:
+async def test_nothing_is_sent_before_the_first_chunk(world: World) -> None:
     gate = world.repository.script(TEXT).text.before_first.shut()
-    reader, writer = await server.connect()
-    body = b'{"prompt": "one", "stream": true}'
-    writer.write(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-    await gate.arrived()
-    first_bytes = asyncio.create_task(reader.read(12))
-    assert await asyncio.wait({first_bytes}, timeout=0.05) == (set(), {first_bytes})
-    gate.open()
-    assert await first_bytes == b"HTTP/1.1 200"
-    writer.close()
+    async with serving(world.app(limits=Limits(ping_seconds=0.001))) as server:
+        reader, writer = await server.connect()
+        body = b'{"prompt": "one", "stream": true}'
+        head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        await gate.arrived()
+        first_bytes = asyncio.create_task(reader.read(12))
+        assert await asyncio.wait({first_bytes}, timeout=0.05) == (set(), {first_bytes})
+        gate.open()
+        assert await first_bytes == b"HTTP/1.1 200"
+        writer.close()
 
 
 async def test_events_are_filled_with_pings_while_there_is_nothing_to_say(world: World) -> None:

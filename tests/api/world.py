@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -86,6 +87,7 @@ class Served:
     host: str
     port: int
     client: httpx2.AsyncClient
+    open_connections: Counter[str]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A bare connection."""
@@ -109,9 +111,10 @@ async def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Async
     """The application behind a real server in the test's own event loop."""
     listener = socket.create_server(("127.0.0.1", 0))
     host, port = listener.getsockname()
+    protocol = limited_protocol(limits or ConnectionLimits(), "ingle/0.1.0")
     config = uvicorn.Config(
         app,
-        http=limited_protocol(limits or ConnectionLimits(), "ingle/0.1.0"),
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -123,7 +126,7 @@ async def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Async
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with httpx2.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client:
-            yield Served(host, port, client)
+            yield Served(host, port, client, protocol.open_connections)
     finally:
         server.stop.set()
         await running
