@@ -48,7 +48,8 @@ def tiny_model(family: str, seed: int = 0, **changes: object) -> PreTrainedModel
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             elif "embed" not in name:
                 parameter.mul_(4.0)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def byte_tokenizer() -> Tokenizer:
