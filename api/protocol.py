@@ -27,7 +27,8 @@ class ConnectionLimits:
 
     A body has `body_grace` seconds before its rate counts; from then on each `rate_window` must bring
     `body_rate` bytes a second. `unread` is how much of a body is read and dropped after the answer to it;
-    `linger` is how long a refused client may go on sending, so that it can read why.
+    `linger` is how long a refused client may go on sending, so that it can read why. `keep_alive` is how long
+    a connection may stay open between two requests.
     `trusted` addresses (proxies) may open any number of connections.
     """
 
@@ -40,6 +41,7 @@ class ConnectionLimits:
     body_rate: int = 1 << 10
     unread: int = 64 << 20
     linger: float = 1.0
+    keep_alive: int = 75
     connections: int = 256
     trusted: frozenset[str] = frozenset()
 
@@ -71,6 +73,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.timeout_keep_alive = self.limits.keep_alive
         self.url = b""
         self._address = ""
         self._timer: asyncio.TimerHandle | None = None

@@ -222,6 +222,14 @@ async def test_answers_are_sent_at_once(server: Served) -> None:
     assert fastest < 0.035
 
 
+async def test_N13_a_connection_that_idles_between_requests_is_closed(world: World) -> None:
+    async with serving(world.app(), ConnectionLimits(keep_alive=0)) as server:
+        reader, writer = await server.connect()
+        writer.write(GET + b"\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_several_requests_use_one_connection(server: Served) -> None:
     reader, writer = await server.connect()
     writer.write((GET + b"\r\n") * 3)
