@@ -40,13 +40,23 @@ def imported(*folders: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [str(node.module)]
+            names = _names(node)
             for name in {name.partition(".")[0] for name in names} - ours:
                 distribution = name_of(distributions.get(name, [name])[0])
                 found.setdefault(distribution, set()).add(str(path.relative_to(ROOT)))
     return found
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Modules that `node` imports, or takes the data of."""
+    match node:
+        case ast.Import(names=aliases):
+            return [alias.name for alias in aliases]
+        case ast.ImportFrom(module=str(module), level=0):
+            return [module]
+        case ast.Call(func=ast.Attribute(attr="files" | "import_module"), args=[ast.Constant(value=str(package)), *_]):
+            return [package]
+    return []
 
 
 def test_dependencies_are_named_without_versions() -> None:
