@@ -54,6 +54,17 @@ class TranscriptionFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TextsEmbedded:
+    """Every text of a request has its vector; `seconds` without the wait for the load."""
+
+    model_id: str
+    request_id: str
+    texts: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkCancelled:
     """The caller left, or somebody cancelled, before the end."""
 
@@ -61,5 +72,13 @@ class WorkCancelled:
     request_id: str
 
 
-Event = ModelLoaded | ModelLoadRefused | ModelUnloaded | GenerationFinished | TranscriptionFinished | WorkCancelled
+Event = (
+    ModelLoaded
+    | ModelLoadRefused
+    | ModelUnloaded
+    | GenerationFinished
+    | TranscriptionFinished
+    | TextsEmbedded
+    | WorkCancelled
+)
 Publish = Callable[[Event], None]

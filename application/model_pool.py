@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, overload
 
 from application.events import Publish
-from application.ports import Clock, SpeechModel, TextModel
+from application.ports import Clock, EmbeddingModel, SpeechModel, TextModel
 from application.residents import Resident, ResidentState, Unloaded
 from application.slots import Slot, Slots
 from domain.errors import (
@@ -78,6 +78,11 @@ class ModelPool:
     def lend(
         self, name: str, task: Literal[Task.SPEECH], *, keep_alive: float | None = None
     ) -> AbstractAsyncContextManager[SpeechModel]: ...
+
+    @overload
+    def lend(
+        self, name: str, task: Literal[Task.EMBEDDING], *, keep_alive: float | None = None
+    ) -> AbstractAsyncContextManager[EmbeddingModel]: ...
 
     def lend(self, name: str, task: Task, *, keep_alive: float | None = None) -> AbstractAsyncContextManager[Any]:
         """Lend the model that `name` means, loaded if need be; it stays in memory while the block runs.

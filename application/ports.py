@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from domain.embedding import EmbeddingInput, Embeddings
 from domain.generation import GenerationRequest, Prompt, TextChunk
 from domain.repositories import LoadedModel
 from domain.transcription import TranscriptionEvent, TranscriptionRequest
@@ -46,6 +47,37 @@ class SpeechModel(LoadedModel, Protocol):
 
     def transcribe(self, audio: Path, request: TranscriptionRequest) -> AsyncGenerator[TranscriptionEvent, None]:
         """Write down what is said in `audio`."""
+        ...
+
+
+class EmbeddingModel(LoadedModel, Protocol):
+    """Turns texts into vectors.
+
+    * `embed` gives one vector for each text, in order; a text has the same vector (to 1e-6) alone and in a batch.
+    * Vectors have length 1, also after a cut to `dimensions`; with `normalize` false they are as the model pools
+      them. `dimensions` at or above the model's own changes nothing.
+    * A text beyond the context is cut to it, control tokens kept; with `truncate` false it raises
+      ContextLengthExceeded. Token counts are of what was read.
+    * Nothing to embed, or an empty text, raises InvalidRequest; so does a token id outside the vocabulary.
+    * Cancelling the awaiting task ends the work within one step. Many calls may be open at once and share steps;
+      a caller with one text does not wait for all of a caller with many.
+    * Raises Overloaded at once, GenerationFailed at any time; a failing step fails the calls that it served.
+    """
+
+    @property
+    def dimensions(self) -> int:
+        """The length of the model's own vectors."""
+        ...
+
+    async def embed(
+        self,
+        texts: Sequence[EmbeddingInput],
+        *,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        normalize: bool = True,
+    ) -> Embeddings:
+        """The vectors of `texts`."""
         ...
 
 

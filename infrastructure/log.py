@@ -20,6 +20,7 @@ from application.events import (
     ModelLoaded,
     ModelLoadRefused,
     ModelUnloaded,
+    TextsEmbedded,
     TranscriptionFinished,
     WorkCancelled,
 )
@@ -138,6 +139,15 @@ class EventLog:
                     request_id=request_id,
                     audio_seconds=round(duration, 2),
                     total_ms=round(1000 * processing_time),
+                )
+            case TextsEmbedded(model_id, request_id, texts, tokens, seconds):
+                self._log.info(
+                    "texts embedded",
+                    model=model_id,
+                    request_id=request_id,
+                    texts=texts,
+                    tokens=tokens,
+                    total_ms=round(1000 * seconds),
                 )
             case WorkCancelled(model_id, request_id):
                 self._log.info("work cancelled", model=model_id, request_id=request_id)

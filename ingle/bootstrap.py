@@ -11,6 +11,7 @@ from typing import Any
 
 from api.services import MIB, Defaults, Exposure, Limits, Services
 from application.answer_query import AnswerQuery
+from application.embed_texts import EmbedTexts
 from application.events import Publish
 from application.generate_text import GenerateText
 from application.model_pool import ModelPool
@@ -19,7 +20,7 @@ from application.transcribe_audio import TranscribeAudio
 from domain.model import LoadOptions
 from infrastructure.clock import SystemClock
 from infrastructure.log import EventLog
-from ingle.model_store import open_store
+from ingle.model_store import aliases, open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
 from models.repository import LoadPolicy, OptimizedModelRepository
@@ -40,6 +41,7 @@ class Application:
     pool: ModelPool
     generate: GenerateText
     transcribe: TranscribeAudio
+    embed: EmbedTexts
     probe: SystemProbe
     services: Services
     repository: OptimizedModelRepository
@@ -68,6 +70,7 @@ def build(settings: Settings) -> Application:
     )
     generate = GenerateText(pool, clock, publish)
     transcribe = TranscribeAudio(pool, clock, publish)
+    embed = EmbedTexts(pool, clock, publish)
     probe = MachineProbe(version("ingle"), threads, store.free_bytes)
     services = Services(
         pool=pool,
@@ -97,11 +100,12 @@ def build(settings: Settings) -> Application:
             device=settings.device_type,
             **_given(analysis_temperature=settings.generation_temperature),
         ),
+        aliases=aliases(settings),
         max_workers=settings.max_workers,
         max_processes=settings.max_processes,
         settings=_public(settings),
     )
-    return Application(store, pool, generate, transcribe, probe, services, repository)
+    return Application(store, pool, generate, transcribe, embed, probe, services, repository)
 
 
 def usable_cores() -> int:

@@ -3,15 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from domain.errors import InsufficientMemory, ModelNotLoaded, UnsupportedCapability
+from domain.errors import InsufficientMemory, ModelNotLoaded
 from domain.memory import MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
 from models import device, memory
+from models.embedding.engine import Bounds, EmbeddingEngine
+from models.embedding.loader import load_embedding
+from models.embedding.placement import place_embedding
 from models.inference_thread import InferenceThread
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
@@ -41,7 +44,7 @@ class LoadPolicy:
 
 
 class OptimizedModelRepository:
-    """Implements `domain.repositories.ModelRepository` for text and speech models over the local store."""
+    """Implements `domain.repositories.ModelRepository` for text, speech and embedding models over the local store."""
 
     def __init__(self, store: ModelStore, decoder: AudioDecoder, policy: LoadPolicy) -> None:
         self._store = store
@@ -51,11 +54,11 @@ class OptimizedModelRepository:
 
     def installed(self) -> Sequence[ModelSpec]:
         """Every model on disk."""
-        return [model.spec for model in self._store.installed()]
+        return [_described(model).spec for model in self._store.installed()]
 
     def find(self, name: str) -> ModelSpec:
         """The installed model that `name` means. Raises ModelNotFound with the nearest names."""
-        return self._store.find(name).spec
+        return _described(self._store.find(name)).spec
 
     def memory(self) -> MemoryUsage:
         """The process and the machine, now."""
@@ -67,7 +70,7 @@ class OptimizedModelRepository:
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Bring `spec` into memory on the device that `options` name; see the contract."""
-        installed = self._store.find(spec.id)
+        installed = _described(self._store.find(spec.id))
         on_progress(LoadProgress("read", 0, spec.size_bytes))
         return await asyncio.to_thread(self._load, installed, options, on_progress)
 
@@ -78,10 +81,9 @@ class OptimizedModelRepository:
                 return self._load_text(installed, options, on_progress)
             if installed.spec.task is Task.SPEECH:
                 return self._load_speech(installed, options, on_progress)
+            return self._load_embedding(installed, options, on_progress)
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error)
-        else:
-            raise UnsupportedCapability(f"'{installed.spec.id}' is an {installed.spec.task} model: not offered yet")
         # Outside the except block, whose traceback would keep the half-loaded tensors alive.
         memory.trim()
         raise InsufficientMemory(f"'{installed.spec.id}' ran out of memory while loading: {reason}")
@@ -128,12 +130,32 @@ class OptimizedModelRepository:
             max_waiting=self._policy.engine.max_waiting,
         )
 
+    def _load_embedding(
+        self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress
+    ) -> EmbeddingEngine:
+        spec = installed.spec
+        placement = place_embedding(options)
+        where = str(placement.device)
+        needed, free = _weight_bytes(spec, placement.dtype_name), self._free_bytes(where)
+        if needed > free:
+            raise _too_big(spec, needed, free)
+        engine = self._policy.engine
+        return load_embedding(
+            spec,
+            installed.directory,
+            placement=placement,
+            num_ctx=options.num_ctx,
+            bounds=Bounds(placement.step_tokens, engine.max_waiting, engine.max_waiting_tokens),
+            thread=self._thread_of(where),
+            on_progress=on_progress,
+        )
+
     async def unload(self, model: LoadedModel) -> int:
         """Drop the weights, return the pages, and measure what came back."""
-        if not isinstance(model, TextEngine | WhisperEngine):
+        if not isinstance(model, TextEngine | EmbeddingEngine | WhisperEngine):
             raise ModelNotLoaded(f"'{model.info.id}' was not loaded here")
         before = await asyncio.to_thread(memory.usage)
-        if isinstance(model, TextEngine):
+        if isinstance(model, TextEngine | EmbeddingEngine):
             await model.close()
         else:
             await asyncio.to_thread(model.close)
@@ -185,6 +207,11 @@ def _weight_bytes(spec: ModelSpec, precision: str) -> int:
     if spec.parameters:
         return int(spec.parameters * _BYTES_A_PARAMETER[precision])
     return int(spec.size_bytes * (2.0 if spec.format is WeightFormat.GGUF else 1.2))
+
+
+def _described(model: InstalledModel) -> InstalledModel:
+    """The model with its stamps in its spec, which is all that the rest of the program sees of it."""
+    return replace(model, spec=replace(model.spec, digest=model.digest, modified_at=model.modified_at))
 
 
 def _too_big(spec: ModelSpec, needed: int, free: int) -> InsufficientMemory:

@@ -13,6 +13,7 @@ from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelNotFound
 from domain.memory import GpuMemory, MemoryUsage
 from domain.model import LoadOptions, Model, ModelSpec, Task, WeightFormat, nearest_names, resolve_name
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
+from tests.fakes.embedding_model import EmbeddingScript, FakeEmbeddingModel
 from tests.fakes.gate import Gate
 from tests.fakes.loaded import FakeLoadedModel
 from tests.fakes.speech_model import FakeSpeechModel, Heard, SpeechScript, segment
@@ -20,6 +21,8 @@ from tests.fakes.text_model import FakeTextModel, TextScript
 
 __all__ = [
     "GIB",
+    "EmbeddingScript",
+    "FakeEmbeddingModel",
     "FakeLoadedModel",
     "FakeModelRepository",
     "FakeSpeechModel",
@@ -102,6 +105,7 @@ class ModelScript:
     unload_failures: deque[BaseException] = field(default_factory=deque)
     text: TextScript = field(default_factory=TextScript)
     speech: SpeechScript = field(default_factory=SpeechScript)
+    embedding: EmbeddingScript = field(default_factory=EmbeddingScript)
 
 
 class FakeModelRepository:
@@ -158,6 +162,14 @@ class FakeModelRepository:
         """The speech model of that name that was loaded last."""
         return next(
             model for model in reversed(self.models) if isinstance(model, FakeSpeechModel) and model.info.id == model_id
+        )
+
+    def embedding(self, model_id: str) -> FakeEmbeddingModel:
+        """The embedding model of that name that was loaded last."""
+        return next(
+            model
+            for model in reversed(self.models)
+            if isinstance(model, FakeEmbeddingModel) and model.info.id == model_id
         )
 
     # -- the port -----------------------------------------------------------------------------------
@@ -259,7 +271,7 @@ class FakeModelRepository:
             return FakeTextModel(info, script.text, self.violations)
         if spec.task is Task.SPEECH:
             return FakeSpeechModel(info, script.speech, self.violations)
-        return FakeLoadedModel(info, self.violations)
+        return FakeEmbeddingModel(info, script.embedding, self.violations)
 
     def _violate(self, what: str) -> None:
         self.violations.append(what)

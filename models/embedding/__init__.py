@@ -1,0 +1,1 @@
+"""Vectors of texts: a bidirectional encoder, pooled and normalised."""
