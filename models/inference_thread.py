@@ -3,13 +3,17 @@
 import asyncio
 import collections
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+_LONGEST_STEP_SECONDS = 60.0
 
 
 class Stepper(Protocol):
@@ -35,6 +39,7 @@ class InferenceThread:
         self._steppers: list[Stepper] = []
         self._woken = False
         self._closed = False
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -75,6 +80,10 @@ class InferenceThread:
         """Take `stepper` off the thread; after this it will not be stepped again."""
         await self.submit(lambda: self._steppers.remove(stepper))
 
+    def is_well(self) -> bool:
+        """Whether the thread lives and has not been in one call or step for longer than any may take."""
+        return self._thread.is_alive() and time.monotonic() - self._beat < _LONGEST_STEP_SECONDS
+
     def wake(self) -> None:
         """There is new work for an engine."""
         with self._condition:
@@ -94,12 +103,14 @@ class InferenceThread:
         while True:
             with self._condition:
                 while not (busy or self._calls or self._woken or self._closed):
+                    self._beat = math.inf
                     self._condition.wait()
                 self._woken = False
                 call = self._calls.popleft() if self._calls else None
                 if call is None and self._closed:
                     return
                 steppers = list(self._steppers)
+            self._beat = time.monotonic()
             if call is not None:
                 call()
                 busy = True
