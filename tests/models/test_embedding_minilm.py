@@ -61,14 +61,10 @@ def installed(model_store: "ModelStore") -> "InstalledModel":
 
 
 @pytest.fixture(scope="module")
-def loaded(installed: "InstalledModel") -> EmbeddingEngine:
-    return load(installed, InferenceThread("test"))
-
-
-@pytest.fixture
-def engine(loaded: EmbeddingEngine) -> Iterator[EmbeddingEngine]:
-    yield loaded
-    assert loaded.waiting == 0
+def engine(installed: "InstalledModel") -> Iterator[EmbeddingEngine]:
+    thread = InferenceThread("test")
+    yield load(installed, thread)
+    thread.close()
 
 
 def reference(installed: "InstalledModel", texts: tuple[str, ...]) -> torch.Tensor:
