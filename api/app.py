@@ -13,6 +13,9 @@ from api.body_guard import BodyGuard
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
 from api.native import generate, memory, models, system, transcribe
+from api.openai import chat
+from api.openai import models as openai_models
+from api.openai.processing_time import ProcessingTime
 from api.request_ids import RequestIds
 from api.services import Services
 from api.uploads import FRAME_BYTES, UploadFolder
@@ -50,6 +53,8 @@ def create_app(services: Services) -> FastAPI:
         models.routes(services),
         memory.routes(services),
         transcribe.routes(services, folder),
+        chat.routes(services),
+        openai_models.routes(services),
         not_offered.routes(),
     ):
         app.include_router(router)
@@ -66,6 +71,7 @@ def _layers(services: Services) -> list[Middleware]:
     layers = [
         Middleware(RequestIds, server=f"{services.name}/{services.version}"),
         Middleware(Cors, origins=origins),
+        Middleware(ProcessingTime),
         Middleware(Failures),
         Middleware(BodyGuard, limit=limits.body_bytes, limits=dict.fromkeys(UPLOAD_PATHS, upload_limit)),
     ]

@@ -108,7 +108,7 @@ def render(error: Exception, path: str, request_id: str) -> Rendered:
         case Dialect.NATIVE:
             status, body, media_type = statuses.native, problem(failure, request_id), "application/problem+json"
         case Dialect.OPENAI:
-            status, body, media_type = statuses.openai, _openai(failure, statuses.openai), "application/json"
+            status, body, media_type = statuses.openai, openai_error(failure), "application/json"
         case Dialect.ANTHROPIC:
             status, body, media_type = statuses.openai, _anthropic(failure, statuses.openai), "application/json"
         case Dialect.OLLAMA:
@@ -126,7 +126,9 @@ def _openai_type(status: int) -> str:
     return _OPENAI_TYPES.get(status, "server_error" if status >= 499 else "invalid_request_error")
 
 
-def _openai(error: IngleError, status: int) -> dict[str, Any]:
+def openai_error(error: IngleError) -> dict[str, Any]:
+    """The body of the OpenAI dialect; all four keys are there, also where they are null."""
+    status = statuses_of(error).openai
     code = "invalid_value" if error.code == domain.InvalidRequest.code else error.code
     field = error.field if isinstance(error, domain.InvalidRequest) else None
     return {"error": {"message": detail_of(error), "type": _openai_type(status), "param": field, "code": code}}

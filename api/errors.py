@@ -97,6 +97,12 @@ class OriginNotAllowed(TransportFailure):
     code = "origin_not_allowed"
 
 
+class UnsupportedValue(InvalidRequest):
+    """A field of the request has a value that is not offered here."""
+
+    code = "unsupported_value"
+
+
 class ClientLeft(TransportFailure):
     """The client went away before the answer."""
 
@@ -179,6 +185,7 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     OriginNotAllowed: _same(403),
     ClientLeft: _same(499),
     InvalidFields: _INVALID,
+    UnsupportedValue: _INVALID,
 }
 
 
@@ -209,7 +216,7 @@ def headers_of(error: IngleError, status: int) -> dict[str, str]:
         # The jitter keeps refused clients from coming back all at once.
         after = min(30, max(1, math.ceil(seconds))) + random.randrange(3)  # noqa: S311
         headers |= {"retry-after": str(after), "retry-after-ms": str(1000 * after)}
-    if status >= 500 or status in (408, 409, 429):
+    if status >= 499 or status in (408, 409, 429):
         headers["x-should-retry"] = "true" if status in (429, 503) else "false"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)

@@ -78,11 +78,9 @@ _OLLAMA = {
 }
 
 _OPENAI = {
-    "/v1/chat/completions": ("POST",),
     "/v1/completions": ("POST",),
     "/v1/embeddings": ("POST",),
-    "/v1/models": ("GET",),
-    "/v1/models/{model:path}": ("GET",),
+    "/v1/models/{model:path}": ("DELETE",),
     "/v1/audio/transcriptions": ("POST",),
     "/v1/audio/translations": ("POST",),
     "/v1/audio/speech": ("POST",),

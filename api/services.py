@@ -62,9 +62,10 @@ class Defaults:
 class Services:
     """Everything that the routes reach.
 
-    `uploads_dir` must be this process's own. `started_at` is on the clock's monotonic scale. `heartbeats`
-    (/healthz) and `readiness` (/readyz) map a name to a check that is cheap, does not block, and answers
-    whether that part works. `settings` is shown to clients as it stands: no secret and no path may be in it.
+    `uploads_dir` must be this process's own. `started_at` is on the clock's monotonic scale. `aliases` maps the
+    names that models have beside their own to what they mean. `heartbeats` (/healthz) and `readiness` (/readyz)
+    map a name to a check that is cheap, does not block, and answers whether that part works. `settings` is shown
+    to clients as it stands: no secret and no path may be in it.
     """
 
     pool: ModelPool
@@ -81,6 +82,7 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     exposure: Exposure = field(default_factory=Exposure)
     defaults: Defaults = field(default_factory=Defaults)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     max_workers: int = 8
     max_processes: int = 2
     memory_budget_share: float | None = None

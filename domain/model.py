@@ -31,7 +31,9 @@ class ModelSpec:
     """One model that is, or could be, on this machine's disk.
 
     `id` is the full name with its tag (`qwen2.5-coder:0.5b`); `size_bytes` counts the stored files;
-    `context_length` is the model's own limit in tokens, 0 where the notion does not apply.
+    `context_length` is the model's own limit in tokens, 0 where the notion does not apply. `digest` changes
+    whenever the stored files do, and `modified_at` (seconds since the epoch) says when they last did: empty and 0
+    for a model that is not installed.
     """
 
     id: str
@@ -45,6 +47,8 @@ class ModelSpec:
     licence: str = ""
     hub_id: str | None = None
     capabilities: tuple[str, ...] = ()
+    digest: str = ""
+    modified_at: float = 0.0
 
 
 DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d{1,3})?")

@@ -20,7 +20,7 @@ from application.transcribe_audio import TranscribeAudio
 from domain.model import LoadOptions
 from infrastructure.clock import SystemClock
 from infrastructure.log import EventLog
-from ingle.model_store import open_store
+from ingle.model_store import aliases, open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
 from models.repository import LoadPolicy, OptimizedModelRepository
@@ -100,6 +100,7 @@ def build(settings: Settings) -> Application:
             device=settings.device_type,
             **_given(analysis_temperature=settings.generation_temperature),
         ),
+        aliases=aliases(settings),
         max_workers=settings.max_workers,
         max_processes=settings.max_processes,
         settings=_public(settings),

@@ -227,7 +227,7 @@ async def test_two_requests_that_live_at_once_have_two_ids(world: World, client:
 
 
 async def test_what_is_named_and_not_there_yet_is_501_in_the_shape_of_its_dialect(client: httpx2.AsyncClient) -> None:
-    for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models/a/b"), ("PUT", "/v1/images/x")):
+    for method, path in (("POST", "/v1/completions"), ("DELETE", "/v1/models/a/b"), ("PUT", "/v1/images/x")):
         response = await client.request(method, path)
         assert response.status_code == 501
         assert response.json()["error"]["type"] == "not_supported_error"

@@ -71,6 +71,7 @@ def make_world(uploads_dir: Path, **repository: Any) -> World:
         version="0.1.0",
         started_at=0.0,
         defaults=Defaults(model=TEXT, speech_model=SPEECH),
+        aliases=aliases,
     )
     return World(models, pool, events, services)
 

@@ -1,0 +1,1 @@
+"""The OpenAI dialect: what programs written for that API find under /v1."""

@@ -1,0 +1,61 @@
+"""GET /v1/models and /v1/models/{model}: what may stand in the field `model` of a request."""
+
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.answers import json_answer
+from api.services import Services
+from domain.errors import ModelNotFound
+from domain.model import ModelSpec
+
+
+def routes(services: Services) -> APIRouter:
+    """The routes of this page."""
+    router = APIRouter(tags=["openai"])
+
+    @router.get("/v1/models", summary="Every installed model and every alias")
+    async def models() -> Response:
+        return json_answer({"object": "list", "data": entries(services)})
+
+    @router.get(
+        "/v1/models/{model:path}",
+        summary="One model",
+        openapi_extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
+    )
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+        return json_answer(entry(services, name, services.pool.repository.find(name)))
+
+    return router
+
+
+def entries(services: Services) -> list[dict[str, Any]]:
+    """The installed models, then the aliases of installed models; the catch-all alias is no name."""
+    repository = services.pool.repository
+    found = [entry(services, spec.id, spec) for spec in repository.installed()]
+    for alias in services.aliases:
+        with suppress(ModelNotFound):
+            if alias != "*":
+                found.append(entry(services, alias, repository.find(alias)))
+    return found
+
+
+def entry(services: Services, name: str, spec: ModelSpec) -> dict[str, Any]:
+    """One model under the name that was asked for."""
+    resident = next((one for one in services.pool.residents() if one.spec.id == spec.id), None)
+    model = resident.model if resident else None
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(spec.modified_at),
+        "owned_by": "ingle",
+        "context_length": model.context_length if model else spec.context_length,
+        "capabilities": list(spec.capabilities),
+        "kind": spec.task.value,
+        # A model on its way out is as good as gone: the next request loads it anew.
+        "status": resident.state.value if resident and resident.state.value != "unloading" else "unloaded",
+    }
