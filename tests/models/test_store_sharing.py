@@ -40,7 +40,7 @@ def test_twenty_callers_make_one_download_and_all_see_its_progress(
 
         digests.append(store.pull(BOXED, listen).digest)
 
-    threads = [threading.Thread(target=pull, args=(mine,)) for mine in told]
+    threads = [threading.Thread(target=pull, args=(mine,), daemon=True) for mine in told]
     for thread in threads:
         thread.start()
     here.wait(10)
@@ -68,7 +68,7 @@ def test_a_cancelled_pull_ends_within_a_second_and_is_continued_later(
         except RequestCancelled as error:
             failures.append(error)
 
-    thread = threading.Thread(target=pull)
+    thread = threading.Thread(target=pull, daemon=True)
     thread.start()
     assert hold.reached.wait(10)
     cancelled.set()
@@ -102,7 +102,8 @@ def test_one_caller_that_leaves_does_not_disturb_the_other(
         stayed.append(store.pull(BOXED, lambda _: joined.set()).digest)
 
     joined = threading.Event()
-    leaver, stayer = threading.Thread(target=leave), threading.Thread(target=stay)
+    leaver = threading.Thread(target=leave, daemon=True)
+    stayer = threading.Thread(target=stay, daemon=True)
     leaver.start()
     assert hold.reached.wait(10)
     joined.clear()
