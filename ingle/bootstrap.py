@@ -1,12 +1,9 @@
 """The composition root: settings in, a working application out, by plain constructor calls."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from api.services import MIB, Defaults, Exposure, Limits, Services
@@ -47,14 +44,13 @@ class Application:
     repository: OptimizedModelRepository
 
     async def close(self) -> None:
-        """End what runs, unload every model, remove what uploads left."""
+        """End what runs, unload every model."""
         await self.pool.close()
         self.repository.close()
-        shutil.rmtree(self.services.uploads_dir, ignore_errors=True)
 
 
 def build(settings: Settings) -> Application:
-    """Wire everything. Nothing is loaded, opened or started but the directory that uploads go to."""
+    """Wire everything; nothing is loaded, opened or started."""
     clock: Clock = SystemClock()
     publish: Publish = EventLog()
     threads = settings.cpu_threads or usable_cores()
@@ -79,7 +75,7 @@ def build(settings: Settings) -> Application:
         transcribe=transcribe,
         probe=probe,
         clock=clock,
-        uploads_dir=_uploads_dir(settings),
+        uploads_dir=settings.data_dir / "uploads",
         version=version("ingle"),
         started_at=clock.monotonic(),
         limits=Limits(
@@ -103,6 +99,8 @@ def build(settings: Settings) -> Application:
         aliases=aliases(settings),
         max_workers=settings.max_workers,
         max_processes=settings.max_processes,
+        heartbeats={"engine": repository.engines_are_well},
+        readiness={"engine": repository.engines_are_well},
         settings=_public(settings),
     )
     return Application(store, pool, generate, transcribe, embed, probe, services, repository)
@@ -130,13 +128,6 @@ def _load_policy(settings: Settings, threads: int) -> LoadPolicy:
         speech_compute_type=settings.speech_compute_type,
         engine=EngineOptions(batch, settings.max_queue, settings.max_queue_tokens),
     )
-
-
-def _uploads_dir(settings: Settings) -> Path:
-    """A directory of this process alone, for its user alone."""
-    parent = settings.data_dir / "uploads"
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Path(tempfile.mkdtemp(dir=parent))
 
 
 def _given(**values: Any) -> dict[str, Any]:

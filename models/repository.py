@@ -163,6 +163,10 @@ class OptimizedModelRepository:
         after = await asyncio.to_thread(memory.usage)
         return max(0, before.rss - after.rss) + max(0, before.vram_used - after.vram_used)
 
+    def engines_are_well(self) -> bool:
+        """Whether every owner thread of a text engine is alive and gets on."""
+        return all(thread.is_well() for thread in list(self._threads.values()))
+
     def close(self) -> None:
         """End the owner threads and the decode processes. Every model must be unloaded."""
         self._decoder.close()
