@@ -1,5 +1,6 @@
 """`ingle doctor`: what this machine has, and what is missing for Ingle to do its work."""
 
+import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from rich.table import Table
 from application.ports import SystemInfo
 from domain.memory import MemoryUsage
 from ingle.cli import Invocation
+from ingle.commands.in_process import application
 from ingle.commands.terminal import output
 from ingle.settings import Settings
 
@@ -37,8 +39,6 @@ def command(invocation: Invocation, device: str | None) -> int:
       ingle doctor
       ingle doctor --device cuda
     """
-    import asyncio
-
     found = invocation.read(device_type=device)
     findings = asyncio.run(_look(found.settings))
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -49,20 +49,15 @@ def command(invocation: Invocation, device: str | None) -> int:
 
 
 async def _look(settings: Settings) -> Sequence[Finding]:
-    from ingle.bootstrap import build
-
-    application = build(settings)
-    try:
-        probe, store = application.probe, application.store
+    async with application(settings) as built:
+        probe, store = built.probe, built.store
         installed = [model.spec.id for model in store.installed()]
         return [
-            *machine(probe.system_info(), application.pool.repository.memory()),
+            *machine(probe.system_info(), built.pool.repository.memory()),
             *device(settings.device_type, probe.devices()),
             *models(settings, installed),
             *disk(store.free_bytes(), settings),
         ]
-    finally:
-        await application.close()
 
 
 def machine(info: SystemInfo, memory: MemoryUsage) -> Iterator[Finding]:

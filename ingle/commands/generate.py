@@ -14,6 +14,7 @@ from application.generate_text import GenerateText, GenerationStarted
 from domain.errors import GenerationFailed
 from domain.generation import Chat, Finish, GenerationRequest, Message, Prompt, RawText, Role, SamplingParams
 from ingle.cli import Invocation
+from ingle.commands.in_process import application
 from ingle.commands.terminal import messages, status
 from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
@@ -93,13 +94,8 @@ def _params(given: Mapping[str, Any], settings: Settings) -> SamplingParams:
 
 
 async def _generate(settings: Settings, model: str, request: GenerationRequest) -> str:
-    from ingle.bootstrap import build
-
-    application = build(settings)
-    try:
-        return await write(application.generate, model, request)
-    finally:
-        await application.close()
+    async with application(settings) as built:
+        return await write(built.generate, model, request)
 
 
 async def write(generate: GenerateText, model: str, request: GenerationRequest) -> str:

@@ -15,6 +15,7 @@ from domain.subtitles import SubtitleFormat
 from domain.transcription import Progress as Heard
 from domain.transcription import SpeechTask, Transcript, TranscriptionRequest
 from ingle.cli import Invocation
+from ingle.commands.in_process import application
 from ingle.commands.terminal import second_progress, status
 from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
@@ -109,13 +110,8 @@ def _tell(file: Path, error: Exception) -> None:
 
 async def _transcribe(settings: Settings, files: Sequence[Path], options: Mapping[str, str], deliver: Deliver) -> int:
     """Transcribe `files` one after the other; returns how many failed."""
-    from ingle.bootstrap import build
-
-    application = build(settings)
-    try:
-        return await write_down(application.transcribe, settings, files, options, deliver)
-    finally:
-        await application.close()
+    async with application(settings) as built:
+        return await write_down(built.transcribe, settings, files, options, deliver)
 
 
 async def write_down(

@@ -83,3 +83,15 @@ def test_the_demo_prints_a_translation_and_a_transcript() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "comment allez-vous aujourd'hui" in result.stdout
     assert "ask not what your country can do for you" in result.stdout
+
+
+@pytest.mark.weights
+def test_ctrl_c_ends_an_answer_in_the_middle_at_once() -> None:
+    command = [sys.executable, "-m", "ingle", "generate", "--temperature", "0", "Count from 1 to 200 in words."]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert said == b"\ninterrupted\n"
