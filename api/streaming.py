@@ -5,10 +5,9 @@ generator open when the client goes away during a send, hence this module.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -18,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from api.error_shapes import problem, public
 from api.errors import ClientLeft
 from api.failures import log_failure
+from api.relay import NothingYet, ReaderStalled, Relay, until_client_leaves
 from api.request_ids import request_id_of
 
 T = TypeVar("T")
@@ -64,12 +64,6 @@ def native_error_record(error: Exception, request_id: str) -> Record:
     return {"error": document["detail"], **document}
 
 
-async def until_client_leaves(receive: Receive) -> None:
-    """Returns when the connection is gone; the body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled, and ClientLeft raised, if the client goes away first."""
     task = asyncio.create_task(work)
@@ -89,92 +83,13 @@ async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class NothingYet(Exception):
-    """There is no next item within the time that the caller wanted to wait."""
-
-
-class ReaderStalled(Exception):
-    """The client is there and does not read what is sent."""
-
-
-class _End:
-    """Marks the end of a relay; `error` is what the generator raised."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-
-
-class Relay(Generic[T]):
-    """Runs a generator in one task of its own and hands its items over one by one.
-
-    The task keeps at most one item ready, so a reader that stops reading stops the generator too. The
-    generator is closed, in that same task, when the client leaves or the relay is closed.
-    """
-
-    def __init__(self, items: AsyncGenerator[T, None], receive: Receive) -> None:
-        self._ready: asyncio.Queue[T | _End] = asyncio.Queue(maxsize=1)
-        self._work = asyncio.create_task(self._run(items))
-        self._gone = asyncio.create_task(until_client_leaves(receive))
-        self._getting: asyncio.Task[T | _End] | None = None
-
-    async def _run(self, items: AsyncGenerator[T, None]) -> None:
-        try:
-            async with aclosing(items):
-                async for item in items:
-                    await self._ready.put(item)
-        except Exception as error:
-            await self._ready.put(_End(error))
-        else:
-            await self._ready.put(_End())
-
-    async def next(self, patience: float | None = None) -> T:
-        """The next item. Raises StopAsyncIteration at the end, ClientLeft, and whatever the generator raises.
-
-        NothingYet means that there is none within `patience` seconds; the next call goes on waiting.
-        """
-        if self._getting is None:
-            self._getting = asyncio.create_task(self._ready.get())
-        await asyncio.wait({self._getting, self._gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        if self._gone.done():
-            raise ClientLeft()
-        if not self._getting.done():
-            raise NothingYet
-        item, self._getting = self._getting.result(), None
-        if not isinstance(item, _End):
-            return item
-        if item.error is not None:
-            raise item.error
-        raise StopAsyncIteration
-
-    async def deliver(self, sending: Coroutine[Any, Any, None], patience: float) -> None:
-        """Await `sending`, at most until the client leaves (ClientLeft) or `patience` passes (ReaderStalled)."""
-        task = asyncio.create_task(sending)
-        try:
-            await asyncio.wait({task, self._gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
-            elif self._gone.done():
-                raise ClientLeft()
-            else:
-                raise ReaderStalled
-        finally:
-            await _cancel(task)
-
-    async def close(self) -> None:
-        """End the work; returns when the generator is closed."""
-        tasks: list[asyncio.Task[Any]] = [self._work, self._gone]
-        if self._getting is not None:
-            tasks.append(self._getting)
-        await _cancel(*tasks)
-
-
 class StreamedAnswer(Response):
     """Sends what a relay hands over. An error after the headers is one last record, without the end marker."""
 
     def __init__(
         self,
         relay: Relay[Record],
-        first: Record | None,
+        first: Sequence[Record],
         framing: Framing,
         *,
         headers: Mapping[str, str],
@@ -196,7 +111,6 @@ class StreamedAnswer(Response):
         try:
             await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._send_frames(request_id_of(scope), send)
-            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except ReaderStalled:
             # Without this the transport would keep its buffers until the kernel gives up.
             scope["state"].get("abort", lambda: None)()
@@ -207,30 +121,29 @@ class StreamedAnswer(Response):
         framing = self._framing
         silence = framing.ping or b""
         patience = None if framing.ping is None else self._ping_seconds
-        frame = silence if self._first is None else framing.frame(self._first)
+        frames = self._framed(self._first) or silence
         while True:
-            await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+            await self._send(send, {"type": "http.response.body", "body": frames, "more_body": True})
             try:
-                frame = framing.frame(await self._relay.next(patience))
+                frames = self._framed(await self._relay.take(patience))
             except NothingYet:
-                frame = silence
+                frames = silence
             except StopAsyncIteration:
-                frame = framing.end
+                frames = framing.end
                 break
             except ClientLeft:
                 raise
             except Exception as error:
                 log_failure(error, request_id)
-                frame = framing.frame(self._error_record(error, request_id))
+                frames = framing.frame(self._error_record(error, request_id))
                 break
-        await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": frames, "more_body": False})
+
+    def _framed(self, records: Sequence[Record]) -> bytes:
+        return b"".join(map(self._framing.frame, records))
 
     async def _send(self, send: Send, message: Message) -> None:
-        await self._relay.deliver(_sent(send, message), self._stall_seconds)
-
-
-async def _sent(send: Send, message: Message) -> None:
-    await send(message)
+        await self._relay.deliver(send, message, self._stall_seconds)
 
 
 async def streamed(
@@ -249,9 +162,9 @@ async def streamed(
     asked when the response begins.
     """
     relay = Relay(records, request.receive)
-    first: Record | None = None
+    first: Sequence[Record] = ()
     try:
-        first = await relay.next(None if framing.ping is None else ping_seconds)
+        first = await relay.take(None if framing.ping is None else ping_seconds)
     except NothingYet:
         pass
     except BaseException:
