@@ -1,49 +1,26 @@
 """The text engine: requests in, chunk streams out; many requests share each step of the owner thread."""
 
-import asyncio
-import itertools
 import logging
 import queue
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from domain.errors import (
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    EngineUnavailable,
-    GenerationFailed,
-    IngleError,
-    InvalidRequest,
-    RequestCancelled,
-)
-from domain.generation import (
-    Chat,
-    Continuation,
-    Finish,
-    FinishReason,
-    GenerationRequest,
-    Prompt,
-    RawText,
-    TextChunk,
-    Timings,
-    Usage,
-)
+from domain.errors import DeadlineExceeded, EngineUnavailable, GenerationFailed, IngleError, RequestCancelled
+from domain.generation import FinishReason, GenerationRequest, Prompt, TextChunk
 from domain.model import Model
 from models.inference_thread import InferenceThread
 from models.text.admission import Admission
-from models.text.sampler import Sampler
+from models.text.answer import Answer, Outbox, Stream
+from models.text.intake import Intake
+from models.text.sampler import Ranked, Sampler
 from models.text.scheduler import Scheduler, Step
-from models.text.sequence import Sequence, SequenceStatus
-from models.text.tokenizer import TextStream, TextTokenizer
+from models.text.sequence import Sequence
+from models.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
-
-# Below this many characters a prompt is encoded on the event loop: a thread would cost more.
-_ENCODE_INLINE = 2048
 
 
 class StepRunner(Protocol):
@@ -52,21 +29,6 @@ class StepRunner(Protocol):
     def run(self, step: Step) -> torch.Tensor:
         """`[rows, vocabulary]` logits, one row for each work that samples."""
         ...
-
-
-Item = TextChunk | IngleError
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """The two ends of one answer: the sequence on the owner thread, the queue on the caller's event loop."""
-
-    sequence: Sequence
-    text: TextStream
-    loop: asyncio.AbstractEventLoop
-    items: "asyncio.Queue[Item]"
-    arrival: float
-    admitted_tokens: int
 
 
 class TextEngine:
@@ -87,7 +49,7 @@ class TextEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._info = info
-        self._tokenizer = tokenizer
+        self._intake = Intake(tokenizer, info.context_length)
         self._scheduler = scheduler
         self._runner: StepRunner | None = runner
         self._thread = thread
@@ -95,9 +57,8 @@ class TextEngine:
         self._clock = clock
         self._sampler = Sampler()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._streams: dict[int, _Stream] = {}
-        self._outbox: list[tuple[_Stream, Item]] = []
-        self._numbers = itertools.count()
+        self._answers: dict[int, Answer] = {}
+        self._outbox = Outbox()
         thread.attach(self)
 
     # -- the caller's side --------------------------------------------------------------------------
@@ -114,28 +75,29 @@ class TextEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """How many tokens of context `prompt` takes."""
-        return len(await self._encode(prompt))
+        return len(await self._intake.encode(prompt))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer `request`; see `application.ports.TextModel` for the contract."""
-        arrival = self._clock()
-        ids = await self._encode(request.prompt)
-        stream = self._new_stream(request, ids, arrival)
-        self._admission.enter(len(ids))
+        stream = await self._intake.open(request, self._clock())
+        self._admission.enter(stream.admitted_tokens)
         self._tell(lambda: self._begin(stream))
+        unheard = set(range(request.n))
+        unfinished = request.n
         try:
-            while True:
+            while unfinished:
                 item = await stream.items.get()
-                self._leave_admission(stream)
                 if isinstance(item, IngleError):
                     raise item
+                unheard.discard(item.index)
+                if not unheard:
+                    self._leave_admission(stream)
+                unfinished -= item.finish is not None
                 yield item
-                if item.finish is not None:
-                    return
         finally:
             self._leave_admission(stream)
-            if stream.sequence.status is not SequenceStatus.FINISHED:
-                self._tell(lambda: self._end(stream, None))
+            if unfinished:
+                self._tell(lambda: self._drop(stream))
 
     def abort(self) -> None:
         """End all work in flight with RequestCancelled."""
@@ -144,33 +106,10 @@ class TextEngine:
     async def close(self) -> None:
         """Leave the owner thread and drop the weights. No generator may be open."""
         await self._thread.detach(self)
+        self._intake.close()
         self._runner = None
 
-    async def _encode(self, prompt: Prompt) -> list[int]:
-        if _characters(prompt) <= _ENCODE_INLINE:
-            return self._tokenizer.encode(prompt)
-        return await asyncio.to_thread(self._tokenizer.encode, prompt)
-
-    def _new_stream(self, request: GenerationRequest, ids: list[int], arrival: float) -> _Stream:
-        context = self._info.context_length
-        if not ids:
-            raise InvalidRequest("the prompt is empty after tokenising", field="prompt")
-        if len(ids) >= context:
-            raise ContextLengthExceeded(len(ids), context)
-        wanted = request.sampling.max_tokens
-        sequence = Sequence(
-            id=next(self._numbers),
-            ids=ids,
-            params=request.sampling,
-            max_new_tokens=min(context - len(ids), wanted if wanted is not None else context),
-            stop_ids=frozenset(self._tokenizer.settings.end_ids),
-            arrival=arrival,
-            deadline=None if request.timeout_seconds is None else arrival + request.timeout_seconds,
-        )
-        text = self._tokenizer.stream(request.sampling.stop)
-        return _Stream(sequence, text, asyncio.get_running_loop(), asyncio.Queue(), arrival, len(ids))
-
-    def _leave_admission(self, stream: _Stream) -> None:
+    def _leave_admission(self, stream: Stream) -> None:
         if stream.admitted_tokens:
             self._admission.leave(stream.admitted_tokens)
             stream.admitted_tokens = 0
@@ -188,16 +127,21 @@ class TextEngine:
         self._expire()
         if self._scheduler.running or self._scheduler.waiting:
             self._advance()
-        self._deliver()
+        self._outbox.deliver()
         return bool(self._scheduler.running or self._scheduler.waiting)
 
-    def _begin(self, stream: _Stream) -> None:
+    def _begin(self, stream: Stream) -> None:
         if self._runner is None:
-            stream.sequence.status = SequenceStatus.FINISHED
-            self._send(stream, EngineUnavailable("the model is being unloaded: ask again"))
+            stream.siblings.clear()
+            self._outbox.put(stream, EngineUnavailable("the model is being unloaded: ask again"))
             return
-        self._streams[stream.sequence.id] = stream
-        self._scheduler.add(stream.sequence)
+        self._enter(stream.siblings.pop(0))
+
+    def _enter(self, answer: Answer) -> None:
+        answer.stream.begun.append(answer)
+        self._answers[answer.sequence.id] = answer
+        self._sampler.begin(answer.sequence, answer.grammar)
+        self._scheduler.add(answer.sequence)
 
     def _advance(self) -> None:
         step = self._scheduler.schedule()
@@ -208,7 +152,7 @@ class TextEngine:
                 work.sequence.started = now
         sampling = [work.sequence for work in step.work if work.samples]
         try:
-            tokens = self._sampler.sample(self._runner.run(step), sampling)
+            samples = self._sampler.sample(self._runner.run(step), sampling)
         except Exception as error:
             log.exception("a step of %s failed", self._info.id)
             for work in step.work:
@@ -217,56 +161,59 @@ class TextEngine:
                 )
             return
         self._scheduler.complete(step)
-        for sequence, token in zip(sampling, tokens, strict=True):
-            self._take(sequence, token)
+        for row, (sequence, token) in enumerate(zip(sampling, samples.tokens, strict=True)):
+            self._take(sequence, token, samples.ranked.get(row))
 
-    def _take(self, sequence: Sequence, token: int | None) -> None:
-        stream = self._streams[sequence.id]
+    def _take(self, sequence: Sequence, token: int | GenerationFailed, ranked: Ranked | None) -> None:
+        answer = self._answers.get(sequence.id)
+        if answer is None:
+            return  # it shared a request with one that failed in this step
         if sequence.first_token is None:
             sequence.first_token = self._clock()
-        if token is None:
-            self._fail(sequence, GenerationFailed("the model produced no valid number for the next token"))
+            self._begin_siblings(answer.stream)
+        if isinstance(token, GenerationFailed):
+            self._fail(sequence, token)
             return
         if sequence.max_new_tokens == 0:
-            self._finish(stream, FinishReason.LENGTH, "")
+            self._finish(answer, FinishReason.LENGTH, None)
             return
-        reason = sequence.append(token)
-        ended_by_model = reason is FinishReason.STOP
-        text = "" if ended_by_model else stream.text.push(token)
-        if stream.text.stopped:
-            reason = FinishReason.STOP
+        try:
+            chunk, reason = answer.take(token, ranked)
+        except GenerationFailed as error:
+            self._fail(sequence, error)
+            return
         if reason is not None:
-            self._finish(stream, reason, text)
-        elif text:
-            self._send(stream, TextChunk(text))
+            self._finish(answer, reason, chunk)
+        elif chunk is not None:
+            self._outbox.put(answer.stream, chunk)
 
-    def _finish(self, stream: _Stream, reason: FinishReason, text: str) -> None:
-        sequence = stream.sequence
-        finish = Finish(
-            reason,
-            Usage(sequence.prompt_length, sequence.new_tokens, sequence.cached),
-            self._timings(stream),
-            tuple(sequence.ids),
-        )
-        self._end(stream, reason)
-        self._send(stream, TextChunk(text + stream.text.flush(), finish))
+    def _begin_siblings(self, stream: Stream) -> None:
+        """The prompt is in the cache now: the other answers to it share its blocks."""
+        siblings, stream.siblings = stream.siblings, []
+        for sibling in siblings:
+            self._enter(sibling)
 
-    def _timings(self, stream: _Stream) -> Timings:
-        now = self._clock()
-        started = stream.sequence.started or now
-        first = stream.sequence.first_token or now
-        return Timings(queue=started - stream.arrival, prompt=first - started, decode=now - first)
+    def _finish(self, answer: Answer, reason: FinishReason, last: TextChunk | None) -> None:
+        self._end(answer.sequence, reason)
+        self._outbox.put(answer.stream, answer.close(last, reason, self._clock()))
 
-    def _end(self, stream: _Stream, reason: FinishReason | None) -> None:
-        """Take a sequence out; without a reason it was aborted by its caller, who no longer listens."""
-        self._scheduler.finish(stream.sequence, reason)
-        self._sampler.forget(stream.sequence)
-        self._streams.pop(stream.sequence.id, None)
+    def _end(self, sequence: Sequence, reason: FinishReason | None) -> None:
+        """Take a sequence out; without a reason it was aborted."""
+        self._scheduler.finish(sequence, reason)
+        self._sampler.forget(sequence)
+        self._answers.pop(sequence.id, None)
+
+    def _drop(self, stream: Stream) -> None:
+        """End whatever of a request has not ended: nobody listens any more, or one of its answers failed."""
+        stream.siblings.clear()
+        for answer in stream.begun:
+            self._end(answer.sequence, None)
 
     def _fail(self, sequence: Sequence, error: IngleError) -> None:
-        stream = self._streams[sequence.id]
-        self._end(stream, None)
-        self._send(stream, error)
+        answer = self._answers.get(sequence.id)
+        if answer is not None:
+            self._drop(answer.stream)
+            self._outbox.put(answer.stream, error)
 
     def _fail_all(self, error: IngleError) -> None:
         for sequence in list(self._scheduler.alive()):
@@ -275,36 +222,10 @@ class TextEngine:
     def _expire(self) -> None:
         now = self._clock()
         for sequence in list(self._scheduler.alive()):
-            if sequence.deadline is not None and now >= sequence.deadline:
-                if sequence.new_tokens:
-                    self._finish(self._streams[sequence.id], FinishReason.LENGTH, "")
-                else:
-                    self._fail(sequence, DeadlineExceeded("the deadline passed before the first token"))
-
-    def _send(self, stream: _Stream, item: Item) -> None:
-        self._outbox.append((stream, item))
-
-    def _deliver(self) -> None:
-        """Hand over everything that the step produced, with one wake-up for each event loop."""
-        outbox, self._outbox = self._outbox, []
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Item]]] = {}
-        for stream, item in outbox:
-            by_loop.setdefault(stream.loop, []).append((stream, item))
-        for loop, items in by_loop.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_put_all, items)
-
-
-def _characters(prompt: Prompt) -> int:
-    match prompt:
-        case RawText(text):
-            return len(text)
-        case Continuation(token_ids, then):
-            return len(token_ids) + _characters(then)
-        case Chat(messages):
-            return sum(len(message.content) for message in messages)
-
-
-def _put_all(items: list[tuple[_Stream, Item]]) -> None:
-    for stream, item in items:
-        stream.items.put_nowait(item)
+            if sequence.deadline is None or now < sequence.deadline or sequence.id not in self._answers:
+                continue
+            answer = self._answers[sequence.id]
+            if answer.stream.has_text:
+                self._finish(answer, FinishReason.LENGTH, None)
+            else:
+                self._fail(sequence, DeadlineExceeded("the deadline passed before the first token"))

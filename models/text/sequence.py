@@ -21,6 +21,7 @@ class Sequence:
 
     Invariants: `computed <= len(ids)`; a sequence whose `computed == len(ids) - 1` is decoding, anything less is
     prefill (after a preemption, of its own answer too); `blocks` hold at least `computed` tokens.
+    `stop_ids` end the sequence; before `min_new_tokens` tokens the sampler lets none of them through.
     """
 
     id: int
@@ -31,6 +32,8 @@ class Sequence:
     arrival: float
     deadline: float | None = None
     client: str = ""
+    priority: int = 0
+    min_new_tokens: int = 0
     prompt_length: int = 0
     computed: int = 0
     cached: int = 0
@@ -58,13 +61,14 @@ class Sequence:
         """How many tokens the cache still lacks; 1 while decoding."""
         return len(self.ids) - self.computed
 
-    def append(self, token: int) -> FinishReason | None:
+    def append(self, token: int, *, may_end: bool = True) -> FinishReason | None:
         """Take the next token; tells why the sequence is over, if it is.
 
-        The token that ends a sequence is part of `ids`, but not of the text.
+        The token that ends a sequence is part of `ids`, but not of the text. Where a sequence may not end, a token
+        of `stop_ids` is one like any other.
         """
         self.ids.append(token)
-        if token in self.stop_ids and not self.params.ignore_eos:
+        if may_end and token in self.stop_ids:
             return FinishReason.STOP
         if self.new_tokens >= self.max_new_tokens:
             return FinishReason.LENGTH

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from domain.generation import Chat, Continuation, Prompt, RawText
 # Not a character of any text: rendered templates carry it where user text spelled out a control token.
 _BREAK = "\ue0b7"
 _END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SETTINGS_FILE = "tokenizer_settings.json"
 _TOKENIZER_FILE = "tokenizer.json"
 
@@ -42,8 +43,10 @@ class TextTokenizer:
         self.settings = settings
         self._plain: Tokenizer | None = None
         self._plain_lock = threading.Lock()
-        added = backend.get_added_tokens_decoder().values()
-        control = sorted((token.content for token in added if token.special), key=len, reverse=True)
+        self._added = backend.get_added_tokens_decoder()
+        self._is_byte_level = b'"ByteLevel"' in bytes(backend.decoder.__getstate__()) if backend.decoder else False
+        special = (token.content for token in self._added.values() if token.special)
+        control = sorted(special, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
         self._broken_control = re.compile("|".join(re.escape(_break(text)) for text in control) or r"(?!)")
 
@@ -150,53 +153,101 @@ class TextTokenizer:
         """The text of ids, control tokens left out."""
         return str(self._backend.decode(ids, skip_special_tokens=True))
 
-    def stream(self, stop: tuple[str, ...] = ()) -> "TextStream":
-        """A decoder for one answer, token by token."""
-        return TextStream(self._backend, stop)
+    def stream(self, stop: tuple[str, ...] = (), may_stop: Callable[[str], bool] | None = None) -> "TextStream":
+        """A decoder for one answer, token by token; `may_stop` says whether it may end with the text so far."""
+        return TextStream(self._backend, stop, may_stop)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for, which need not be whole characters; nothing for an id without a token."""
+        spelled = self._backend.id_to_token(token)
+        if spelled is None:
+            return b""
+        if token in self._added:
+            return spelled.encode()
+        if self._is_byte_level:
+            return b"".join(
+                _BYTE_OF[character] if character in _BYTE_OF else character.encode() for character in spelled
+            )
+        if single := _BYTE_TOKEN.fullmatch(spelled):
+            return bytes.fromhex(single[1])
+        return spelled.replace("\u2581", " ").encode()
+
+    def to_json(self) -> str:
+        """The vocabulary and its rules as the tokenizers library writes them."""
+        return str(self._backend.to_str())
 
 
 class TextStream:
     """Turns the tokens of one answer into text that may be shown.
 
-    A character is held back until it is whole, and the beginning of a stop string until it is none.
+    A character is held back until it is whole, and the beginning of a stop string until it is none. `decoded` counts
+    the characters that the tokens gave, `shown` those that were released.
     """
 
-    def __init__(self, backend: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self, backend: Tokenizer, stop: tuple[str, ...], may_stop: Callable[[str], bool] | None = None
+    ) -> None:
         self._backend = backend
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = stop
+        self._may_stop = may_stop
+        self._before = ""
         self._held = ""
+        self.decoded = 0
+        self.shown = 0
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that this token makes ready; `stopped` is set when it completed a stop string."""
+    def push(self, token: int, *, watch: bool = True) -> str:
+        """The text that this token makes ready; `stopped` is set when it completed a stop string.
+
+        Without `watch` a stop string is text like any other; once watched, an answer is watched to its end.
+        """
         piece = self._decoder.step(self._backend, token)
-        return self._release(piece) if piece else ""
+        if not piece:
+            return ""
+        self.decoded += len(piece)
+        ready = self._release(piece, watch) if self._stop else piece
+        self.shown += len(ready)
+        return ready
 
     def flush(self) -> str:
         """What is held back when the answer ends: it was no stop string, and an incomplete character stays out."""
         if self.stopped:
             return ""
         held, self._held = self._held, ""
+        self.shown += len(held)
         return held
 
-    def _release(self, piece: str) -> str:
-        if not self._stop:
-            return piece
+    def _release(self, piece: str, watch: bool) -> str:
         self._held += piece
-        found = [at for at in (self._held.find(text) for text in self._stop) if at >= 0]
-        if found:
+        stop_at = self._stop_in_held() if watch else None
+        if stop_at is not None:
             self.stopped = True
-            ready, self._held = self._held[: min(found)], ""
+            ready, self._held = self._held[:stop_at], ""
             return ready
-        keep = max(_overlap(self._held, text) for text in self._stop)
+        keep = max(_overlap(self._held, text) for text in self._stop) if watch else 0
         ready = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
+        if self._may_stop is not None:
+            self._before += ready
         return ready
+
+    def _stop_in_held(self) -> int | None:
+        if self._may_stop is None:
+            return min((at for at in (self._held.find(text) for text in self._stop) if at >= 0), default=None)
+        places = {at for text in self._stop for at in _occurrences(self._held, text)}
+        return next((at for at in sorted(places) if self._may_stop(self._before + self._held[:at])), None)
 
 
 def _break(control: str) -> str:
     return control[0] + _BREAK + control[1:]
+
+
+def _occurrences(text: str, part: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -211,3 +262,14 @@ def _all_ends(backend: Tokenizer, special: Mapping[str, str], end_ids: tuple[int
     """Every token that ends an answer: the model's own, its eos token, and the usual ends of a chat turn."""
     known = (backend.token_to_id(text) for text in (special.get("eos_token", ""), *_END_OF_TURN) if text)
     return tuple(sorted({*end_ids, *(token for token in known if token is not None)}))
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """How byte-level vocabularies spell bytes: printable ones as themselves, the others as letters from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelled = {chr(byte): bytes([byte]) for byte in printable}
+    return spelled | {chr(256 + place): bytes([byte]) for place, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()

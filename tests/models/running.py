@@ -62,6 +62,7 @@ class Bench:
     def run(self, sequences: Many[Sequence]) -> list[list[int]]:
         """Everybody's new tokens, all admitted at once."""
         for sequence in sequences:
+            self.sampler.begin(sequence)
             self.scheduler.add(sequence)
         while self.scheduler.running or self.scheduler.waiting:
             self.step()
@@ -75,8 +76,8 @@ class Bench:
         logits = self.runner.run(step)
         self.scheduler.complete(step)
         chosen = [work.sequence for work in step.work if work.samples]
-        for sequence, token in zip(chosen, self.sampler.sample(logits, chosen), strict=True):
-            assert token is not None
+        for sequence, token in zip(chosen, self.sampler.sample(logits, chosen).tokens, strict=True):
+            assert isinstance(token, int)
             reason = sequence.append(token)
             if reason is not None:
                 self.scheduler.finish(sequence, reason)

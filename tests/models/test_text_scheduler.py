@@ -146,5 +146,4 @@ def test_a_finished_sequence_tells_why() -> None:
     assert sequence.append(3) is None
     assert sequence.append(4) is FinishReason.LENGTH
     assert Sequence(0, [1], GREEDY, 5, frozenset({9}), 0.0).append(9) is FinishReason.STOP
-    ignoring = SamplingParams(ignore_eos=True)
-    assert Sequence(0, [1], ignoring, 5, frozenset({9}), 0.0).append(9) is None
+    assert Sequence(0, [1], GREEDY, 5, frozenset({9}), 0.0).append(9, may_end=False) is None

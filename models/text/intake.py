@@ -1,0 +1,112 @@
+"""From a request to sequences that may wait: whatever can be refused about it is refused here."""
+
+import asyncio
+import hashlib
+import itertools
+from dataclasses import replace
+
+from domain.errors import ContextLengthExceeded, InvalidRequest
+from domain.generation import Chat, Continuation, GenerationRequest, Prompt, RawText, SamplingParams
+from models.text.answer import Answer, HeldLogprobs, Stream
+from models.text.grammar import Grammars
+from models.text.sequence import Sequence
+from models.text.tokenizer import TextTokenizer
+
+# Below this many characters a prompt is encoded on the event loop: a thread would cost more.
+_ENCODE_INLINE = 2048
+
+
+class Intake:
+    """Checks requests against the model, and makes their answers. Used on the event loop."""
+
+    def __init__(self, tokenizer: TextTokenizer, context_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._grammars = Grammars(tokenizer)
+        self._numbers = itertools.count()
+
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt; a long one is encoded in a thread."""
+        if _characters(prompt) <= _ENCODE_INLINE:
+            return self._tokenizer.encode(prompt)
+        return await asyncio.to_thread(self._tokenizer.encode, prompt)
+
+    async def open(self, request: GenerationRequest, arrival: float) -> Stream:
+        """A stream whose answers are all still to begin.
+
+        Raises InvalidRequest, ContextLengthExceeded, UnsupportedCapability, Overloaded.
+        """
+        ids = await self.encode(request.prompt)
+        if not ids:
+            raise InvalidRequest("the prompt is empty after tokenising", field="prompt")
+        if len(ids) >= self._context_length:
+            raise ContextLengthExceeded(len(ids), self._context_length)
+        self._check_vocabulary(request.sampling)
+        grammar = None if request.constraint is None else await self._grammars.compile(request.constraint)
+        stream = Stream(asyncio.get_running_loop(), asyncio.Queue(), arrival, len(ids))
+        for index in range(request.n):
+            sequence = self._sequence(request, list(ids), arrival, index)
+            branch = grammar.fork() if grammar is not None else None
+            text = self._tokenizer.stream(request.sampling.stop, branch.would_accept if branch is not None else None)
+            logprobs = None if request.sampling.logprobs is None else HeldLogprobs(self._tokenizer)
+            stream.siblings.append(Answer(index, stream, sequence, text, branch, logprobs))
+        return stream
+
+    def close(self) -> None:
+        """Give the compiled constraints back."""
+        self._grammars.close()
+
+    def _sequence(self, request: GenerationRequest, ids: list[int], arrival: float, index: int) -> Sequence:
+        params = request.sampling
+        if params.seed is not None:
+            params = replace(params, seed=_seed_of(params.seed, index))
+        room = self._context_length - len(ids)
+        max_new_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
+        stop_ids = set(params.stop_token_ids)
+        min_new_tokens = params.min_tokens
+        if request.constraint is not None and params.ignore_eos:
+            # The form has an end: it comes as late as the form allows.
+            min_new_tokens = max_new_tokens
+        if request.constraint is not None or not params.ignore_eos:
+            stop_ids.update(self._tokenizer.settings.end_ids)
+        return Sequence(
+            id=next(self._numbers),
+            ids=ids,
+            params=params,
+            max_new_tokens=max_new_tokens,
+            stop_ids=frozenset(stop_ids),
+            arrival=arrival,
+            deadline=None if request.timeout_seconds is None else arrival + request.timeout_seconds,
+            client=request.client,
+            priority=request.priority,
+            min_new_tokens=min_new_tokens,
+        )
+
+    def _check_vocabulary(self, params: SamplingParams) -> None:
+        size = self._tokenizer.vocabulary_size
+        for field, tokens in (
+            ("stop_token_ids", params.stop_token_ids),
+            ("logit_bias", [token for token, _ in params.logit_bias]),
+        ):
+            if outside := [token for token in tokens if token >= size]:
+                raise InvalidRequest(
+                    f"{field} names token {outside[0]}, and the model's vocabulary has {size} tokens", field=field
+                )
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """The first answer has the request's own seed, so that it is what a request for one answer gets."""
+    if index == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def _characters(prompt: Prompt) -> int:
+    match prompt:
+        case RawText(text):
+            return len(text)
+        case Continuation(token_ids, then):
+            return len(token_ids) + _characters(then)
+        case Chat(messages):
+            return sum(len(message.content) for message in messages)
