@@ -97,7 +97,7 @@ class ModelPool:
     async def _lend(self, name: str, task: Task, keep_alive: float | None) -> AsyncGenerator[LoadedModel, None]:
         spec = self._repository.find(name)
         if spec.task is not task:
-            raise UnsupportedCapability(f"model '{name}' is a {spec.task} model: it cannot do {task}", field="model")
+            raise UnsupportedCapability(f"model '{name}' is for {spec.task}: it cannot do {task}", field="model")
         slot = await self._acquire(spec, self._default_options)
         if keep_alive is not None:
             slot.keep_alive = keep_alive

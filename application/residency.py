@@ -13,7 +13,7 @@ def spec_for(pool: ModelPool, name: str, task: Task) -> ModelSpec:
     """The installed model that `name` means. Raises ModelNotFound, and UnsupportedCapability for another task."""
     spec = pool.repository.find(name)
     if spec.task is not task:
-        raise UnsupportedCapability(f"model '{name}' is a {spec.task} model: it cannot do {task}", field="model")
+        raise UnsupportedCapability(f"model '{name}' is for {spec.task}: it cannot do {task}", field="model")
     return spec
 
 

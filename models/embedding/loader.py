@@ -49,6 +49,7 @@ def load_embedding(
     on_progress(LoadProgress("weights", 0, spec.size_bytes))
     model, tokenizer, pad_id, stated = _load(spec, directory, settings, placement.dtype)
     context = _context(model, tokenizer, num_ctx, stated)
+    _own(model)
     nn.Module.to(model, placement.device)
     encoder = Encoder(model, settings.pooling, pad_id, placement.device)
     on_progress(LoadProgress("weights", spec.size_bytes, spec.size_bytes))
@@ -108,6 +109,12 @@ def _refuse_gaps(spec: ModelSpec, report: dict[str, object]) -> None:
     gaps = sorted(str(key) for key in missing if "pooler." not in str(key))
     if gaps:
         raise ModelLoadFailed(f"the weights of '{spec.id}' lack {gaps[0]} and {len(gaps) - 1} more: pull it again")
+
+
+def _own(model: PreTrainedModel) -> None:
+    """Copy the weights out of the mapped file: somebody may replace or cut that while we serve."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _positions(model: PreTrainedModel) -> int:

@@ -59,6 +59,15 @@ def test_the_entity_says_what_was_loaded(directory: Path, thread: InferenceThrea
     assert info.memory_bytes >= 4 * parameters
 
 
+async def test_weights_are_in_memory_and_not_only_in_their_file(directory: Path, thread: InferenceThread) -> None:
+    engine = load_encoder(directory, thread)
+    file = directory / "model.safetensors"
+    with file.open("r+b") as weights:
+        weights.write(bytes(file.stat().st_size))
+    found = await vector_of(engine, words(9))
+    assert found == await vector_of(load_encoder(save_encoder(directory.parent / "again"), thread), words(9))
+
+
 @pytest.mark.parametrize(("num_ctx", "context"), [(0, MAX_LENGTH), (16, 16), (60, 60), (64, 64), (1000, 64)])
 def test_the_context_is_what_was_asked_for_as_far_as_positions_reach(
     directory: Path, thread: InferenceThread, num_ctx: int, context: int
