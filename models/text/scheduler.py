@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Scheduler:
-    """Waiting and running sequences, first come first served, with turns between clients.
+    """Waiting and running sequences: by priority, then with turns between clients, then first come first served.
 
     * Every running sequence that decodes is in every step, so a prompt never stops the others' streams.
     * Beside them the step reads prompts, oldest first, as far as its budget goes.
@@ -64,6 +64,8 @@ class Scheduler:
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
     preemptions: int = 0
+    _turns: int = field(default=0, init=False)
+    _last_turn: dict[str, int] = field(default_factory=dict, init=False)
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn."""
@@ -132,11 +134,28 @@ class Scheduler:
         return count
 
     def _next_waiting(self) -> Sequence:
-        """The oldest request of the client who has the fewest running, so that nobody's flood stops the others."""
+        """The oldest request of the client who has the fewest running, or among equals of whom had no turn for longest.
+
+        So nobody's flood stops the others. A higher priority goes before all that.
+        """
         running: dict[str, int] = {}
         for sequence in self.running:
             running[sequence.client] = running.get(sequence.client, 0) + 1
-        return min(self.waiting, key=lambda sequence: running.get(sequence.client, 0))
+        return min(
+            self.waiting,
+            key=lambda sequence: (
+                -sequence.priority,
+                running.get(sequence.client, 0),
+                self._last_turn.get(sequence.client, 0),
+            ),
+        )
+
+    def _note_turn(self, client: str) -> None:
+        self._turns += 1
+        self._last_turn[client] = self._turns
+        if len(self._last_turn) > 2 * (len(self.running) + len(self.waiting)):
+            present = {sequence.client for sequence in self.alive()}
+            self._last_turn = {client: turn for client, turn in self._last_turn.items() if client in present}
 
     def _admit(self, sequence: Sequence) -> bool:
         """Bring a waiting sequence into the batch if its whole known text fits beside the others."""
@@ -148,6 +167,7 @@ class Scheduler:
         sequence.cached = max(sequence.cached, min(sequence.computed, sequence.prompt_length))
         self.waiting.remove(sequence)
         self.running.append(sequence)
+        self._note_turn(sequence.client)
         sequence.status = SequenceStatus.RUNNING
         return True
 

@@ -35,11 +35,12 @@ class ServingMachine(RuleBasedStateMachine):
         rest=st.lists(st.integers(4, 5), min_size=1, max_size=6),
         new=st.integers(1, 12),
         client=st.sampled_from("ab"),
+        priority=st.integers(-1, 1),
     )
-    def ask(self, prefix: list[int], rest: list[int], new: int, client: str) -> None:
+    def ask(self, prefix: list[int], rest: list[int], new: int, client: str, priority: int) -> None:
         ids = (prefix + rest)[: self.capacity - 1]
         new = min(new, self.capacity - len(ids))
-        sequence = Sequence(len(self.sequences), ids, GREEDY, new, frozenset(), 0.0, client=client)
+        sequence = Sequence(len(self.sequences), ids, GREEDY, new, frozenset(), 0.0, client=client, priority=priority)
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
 
@@ -124,6 +125,38 @@ def test_clients_take_turns_whatever_the_order_of_arrival() -> None:
         scheduler.add(Sequence(number, [1, 2], GREEDY, 4, frozenset(), 0.0, client=client))
     step = scheduler.schedule()
     assert [work.sequence.client for work in step.work] == ["a", "b"]
+
+
+def served(scheduler: Scheduler, asked: list[tuple[str, int]]) -> list[int]:
+    """The order in which requests of (client, priority) begin, each of which ends with its first token."""
+    for number, (client, priority) in enumerate(asked):
+        scheduler.add(Sequence(number, [1, 2], GREEDY, 1, frozenset(), 0.0, client=client, priority=priority))
+    order = []
+    while scheduler.waiting:
+        step = scheduler.schedule()
+        scheduler.complete(step)
+        for work in step.work:
+            order.append(work.sequence.id)
+            scheduler.finish(work.sequence, FinishReason.LENGTH)
+    return order
+
+
+def test_a_flood_of_two_clients_does_not_stop_a_third_even_with_one_place() -> None:
+    scheduler = Scheduler(BlockManager(64, BLOCK), Limits(max_running=1, max_prefill_tokens=64, chunk=8))
+    order = served(scheduler, [(client, 0) for client in "aaaaabbbbbc"])
+    assert order == [0, 5, 10, 1, 6, 2, 7, 3, 8, 4, 9]
+
+
+def test_a_higher_priority_goes_first_and_equals_keep_their_order() -> None:
+    scheduler = Scheduler(BlockManager(64, BLOCK), Limits(max_running=1, max_prefill_tokens=64, chunk=8))
+    assert served(scheduler, [("a", 0), ("a", -10), ("b", 3), ("a", 10), ("a", 0), ("b", 3)]) == [3, 2, 5, 0, 4, 1]
+
+
+def test_clients_who_left_are_forgotten() -> None:
+    scheduler = Scheduler(BlockManager(64, BLOCK), Limits(max_running=2, max_prefill_tokens=64, chunk=8))
+    for number in range(200):
+        served(scheduler, [(f"client {number}", 0)])
+    assert len(scheduler._last_turn) <= 2
 
 
 def test_decodes_never_wait_for_a_prompt() -> None:
