@@ -57,6 +57,11 @@ def _checked_timeout(name: str, seconds: float) -> float:
     return seconds
 
 
+def client_of(request: Request) -> str:
+    """Whose turn a request takes: that of its address."""
+    return request.client.host if request.client is not None else ""
+
+
 def refuse_unless_neutral(body: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise UnsupportedParameter for a field that would change the answer and is not offered yet.
 

@@ -11,7 +11,7 @@ from api.errors import InvalidFields, Problem
 from api.openai.constraints import constraint_of
 from api.openai.messages import chat_of
 from api.request_ids import request_id_of
-from api.sampling import deadline_of, in_body, new_tokens, refuse_unless_neutral, stop_strings
+from api.sampling import client_of, deadline_of, in_body, new_tokens, refuse_unless_neutral, stop_strings
 from api.services import Limits
 from domain.errors import InvalidRequest
 from domain.generation import MAX_TOP_LOGPROBS, GenerationRequest, SamplingParams
@@ -33,22 +33,8 @@ NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
     "truncate": (False,),
     "web_search_options": (),
 }
-# What the domain can say and the engine does not do yet.
-NOT_YET: Mapping[str, tuple[Any, ...]] = {
-    "guided_choice": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_tokens": (0,),
-    "n": (1,),
-    "response_format": ({"type": "text"},),
-    "stop_token_ids": ([],),
-    "structured_outputs": (),
-    "typical_p": (1, 1.0),
-}
 # The names that this dialect has for the domain's fields.
-_NAMES = {"constraint": "response_format", "timeout": "timeout"} | {
+_NAMES = {
     name: name
     for name in (
         "frequency_penalty",
@@ -124,7 +110,6 @@ class ChatBody(Body):
 def refuse_what_is_not_offered(raw: Mapping[str, Any]) -> None:
     """Raise UnsupportedParameter for what would change the answer and cannot be honoured."""
     refuse_unless_neutral(raw, NOT_OFFERED)
-    refuse_unless_neutral(raw, NOT_YET)
 
 
 def generation_request(request: Request, body: ChatBody, limits: Limits) -> GenerationRequest:
@@ -135,6 +120,7 @@ def generation_request(request: Request, body: ChatBody, limits: Limits) -> Gene
             _sampling(body, limits.new_tokens),
             deadline_of(request, None, limits.generation_seconds or DEFAULT_SECONDS),
             request_id_of(request.scope),
+            client=client_of(request),
             n=1 if body.n is None else body.n,
             constraint=constraint_of(body.response_format, body.structured_outputs, _guided(body)),
         )
@@ -146,10 +132,17 @@ def in_this_dialect(error: InvalidRequest, body: ChatBody) -> InvalidRequest:
     """`error` under the name that the body has for the field."""
     names = {
         **_NAMES,
+        "constraint": _constraint_field(body),
         "max_tokens": "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
         "logprobs": "top_logprobs",
     }
     return in_body(error, names)
+
+
+def _constraint_field(body: ChatBody) -> str:
+    """The field that the constraint came from."""
+    extensions = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+    return next((name for name in extensions if getattr(body, name) not in (None, {})), "response_format")
 
 
 def _sampling(body: ChatBody, ceiling: int | None) -> SamplingParams:

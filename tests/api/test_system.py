@@ -128,6 +128,9 @@ async def test_the_description_has_every_route_and_every_field(client: httpx2.As
         "/system-info",
         "/transcribe",
         "/unload-model",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{model}",
         "/version",
     }
     body = answer["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]

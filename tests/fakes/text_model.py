@@ -15,6 +15,7 @@ from domain.generation import (
     RawText,
     TextChunk,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from domain.model import Model
@@ -29,6 +30,7 @@ class TextScript:
     """What a FakeTextModel answers; shared by every load of the same model, changeable at any time.
 
     `chunks` None echoes the text of the last message, word by word; one chunk counts as one token.
+    Each of a request's `n` answers is the same; a constraint is not obeyed.
     `before_first` holds a request in the queue, `between` holds it before each later chunk.
     `error` is raised before chunk number `error_after` (0 = before the first one).
     """
@@ -86,6 +88,17 @@ def until_stop(pieces: Sequence[str], stops: Sequence[str]) -> list[str]:
     return kept
 
 
+def logprobs_of(request: GenerationRequest, piece: str) -> tuple[TokenLogprob, ...]:
+    """Made-up probabilities of a piece, if they were asked for: alternative number i has half of the one before."""
+    if request.sampling.logprobs is None or not piece:
+        return ()
+    top = tuple(
+        TokenLogprob(index, text, text.encode(), -0.7 * index)
+        for index, text in enumerate([piece, *"abcdefghijklmnopqrst"][: request.sampling.logprobs])
+    )
+    return (TokenLogprob(token_id(piece), piece, piece.encode(), 0.0, top),)
+
+
 class FakeTextModel(FakeLoadedModel):
     """A TextModel. `requests` keeps every request that it was given, in order."""
 
@@ -111,13 +124,17 @@ class FakeTextModel(FakeLoadedModel):
                     await self._pace(work, index)
                     sent.append(piece)
                     if index < len(pieces) - 1:
-                        yield TextChunk(piece)
+                        for answer in range(request.n):
+                            yield TextChunk(piece, None, answer, logprobs_of(request, piece))
             except DeadlineExceeded:
                 if not sent:
                     raise
-                yield TextChunk("", self._finish(work, FinishReason.LENGTH, prompt_ids, sent))
+                for answer in range(request.n):
+                    yield TextChunk("", self._finish(work, FinishReason.LENGTH, prompt_ids, sent), answer)
                 return
-            yield TextChunk(sent[-1], self._finish(work, reason, prompt_ids, sent))
+            for answer in range(request.n):
+                finish = self._finish(work, reason, prompt_ids, sent)
+                yield TextChunk(sent[-1], finish, answer, logprobs_of(request, sent[-1]))
 
     def _plan(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> tuple[list[str], FinishReason]:
         """The pieces to send (at least one) and why the answer ends there."""

@@ -74,6 +74,7 @@ def error_of(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
         ({"keep_alive": []}, "keep_alive"),
         ({"options": {"num_ctx": -1}}, "options.num_ctx"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 2, "logprobs": False}, "top_logprobs"),
     ],
 )
 async def test_a_wrong_value_is_400_and_names_its_field(

@@ -1,6 +1,7 @@
 """The whole way: the official client, a real `ingle serve`, and the weights of the smallest model."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,3 +69,17 @@ def test_a_greedy_stream_joins_to_the_answer_in_one_piece(client: OpenAI) -> Non
     )
     assert longer.usage is not None
     assert (longer.usage.completion_tokens, longer.choices[0].finish_reason) == (24, "length")
+    form = client.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        max_completion_tokens=40,
+        n=2,
+        seed=5,
+        logprobs=True,
+        top_logprobs=2,
+        extra_body={"guided_regex": "(yes|no), [0-9]{3}"},
+    )
+    for choice in form.choices:
+        assert re.fullmatch("(yes|no), [0-9]{3}", choice.message.content or "")
+        assert choice.logprobs is not None and choice.logprobs.content
+        assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in choice.logprobs.content)
