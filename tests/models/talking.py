@@ -46,7 +46,9 @@ class Gate:
 
 
 @contextmanager
-def talking(directory: Path, *, limits: Limits = LIMITS, max_waiting: int = 4) -> Iterator[TextEngine]:
+def talking(
+    directory: Path, *, limits: Limits = LIMITS, max_waiting: int = 4, cache_bytes: int = 1 << 22
+) -> Iterator[TextEngine]:
     """An engine in float32 over the model in `directory`, on a thread of its own."""
     thread = InferenceThread("test")
     yield load_text(
@@ -57,7 +59,7 @@ def talking(directory: Path, *, limits: Limits = LIMITS, max_waiting: int = 4) -
         precision=Precision(False, torch.float32),
         quantization="none",
         num_ctx=0,
-        cache_bytes=1 << 22,
+        cache_bytes=cache_bytes,
         options=EngineOptions(limits, max_waiting=max_waiting),
         thread=thread,
         on_progress=lambda _: None,
