@@ -13,6 +13,7 @@ from application.events import (
     ModelLoaded,
     ModelLoadRefused,
     ModelUnloaded,
+    TextsEmbedded,
     TranscriptionFinished,
     WorkCancelled,
 )
@@ -32,6 +33,7 @@ EVENTS: list[tuple[Event, dict[str, object]]] = [
         {"request_id": "r-1", "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 4, "queue_ms": 250},
     ),
     (TranscriptionFinished("a:b", "r-1", 11.0, 0.5), {"audio_seconds": 11.0, "total_ms": 500}),
+    (TextsEmbedded("a:b", "r-1", 2, 9, 0.5), {"texts": 2, "tokens": 9, "total_ms": 500}),
     (WorkCancelled("a:b", "r-1"), {"event": "work cancelled", "request_id": "r-1"}),
 ]
 pytestmark = pytest.mark.usefixtures("restored_logging")
