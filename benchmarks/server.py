@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -23,10 +24,11 @@ class ServerFailed(Exception):
 class Server:
     """`url` is where it listens. Its log is read all the time (a full pipe would stop it) and its end is kept."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
-        """`options` go to `ingle serve`, `environment` over the environment of this process."""
+    def __init__(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        """`options` go to `ingle serve`; `environment` replaces the one of this process."""
+        given = os.environ if environment is None else environment
         self._command = [sys.executable, "-m", "ingle", "serve", "--host", "127.0.0.1", "--port", "0", *options]
-        self._environment = {**os.environ, "INGLE_LOG_FORMAT": "json", "INGLE_LOG_LEVEL": "info", **environment}
+        self._environment = {**given, "INGLE_LOG_FORMAT": "json", "INGLE_LOG_LEVEL": "info"}
         self._lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._listening = threading.Event()
         self.url = ""
