@@ -99,6 +99,7 @@ def _run_intrusion(url: str, background: Sequence[Body], questions: Sequence[Bod
 
 async def _open(url: str, body: Body) -> Exchange:
     parts = urlsplit(url)
+    assert parts.hostname is not None
     try:
         _, exchange = await asyncio.get_running_loop().create_connection(
             lambda: Exchange(chat_request(url, body), told_at=UNDER_WAY), parts.hostname, parts.port or 80

@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable
 
 # Short and common: nearly every tokenizer has each of them, with the space before it, as one token.
-_WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem hand "
-    "part place case week company system program question work government number night point home water room mother "
-    "area money story fact month lot right study book eye job word business issue side kind head house service friend "
-    "father power hour game line end member law car city community name president team minute idea kid body "
-    "information back parent face others level office door health person art war history party result change morning "
-    "reason research girl guy moment air teacher force education river mountain bridge garden winter summer market"
-).split()
+_WORDS = """
+time year people way day man thing woman life child world school state family student group country problem hand
+part place case week company system program question work government number night point home water room mother
+area money story fact month lot right study book eye job word business issue side kind head house service friend
+father power hour game line end member law car city community name president team minute idea kid body
+information back parent face others level office door health person art war history party result change morning
+reason research girl guy moment air teacher force education river mountain bridge garden winter summer market
+"""
 _TASK = "Write a long story in which all of these words occur."
 
 
@@ -31,4 +31,4 @@ class Prompts:
 
     def _text(self, words: int) -> str:
         # The words come first, so that two prompts differ from their first token on.
-        return " ".join(self._random.choices(_WORDS, k=words)) + ". " + _TASK
+        return " ".join(self._random.choices(_WORDS.split(), k=words)) + ". " + _TASK

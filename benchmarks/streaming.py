@@ -8,7 +8,7 @@ import json
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 
@@ -45,7 +45,8 @@ def chat_request(base_url: str, body: dict[str, Any]) -> bytes:
     parts = urlsplit(base_url)
     payload = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     head = (
-        f"POST {parts.path.rstrip('/')}/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: text/event-stream\r\n"
+        f"POST {parts.path.rstrip('/')}/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        "Accept: text/event-stream\r\n"
         f"Authorization: Bearer none\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
         "Connection: close\r\n\r\n"
     )
@@ -67,10 +68,10 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have asyncio's methods, but not its classes.
+        self._transport = cast(asyncio.Transport, transport)
         self.sent = time.monotonic()
-        transport.write(self._request)
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Note the bytes and the time; nothing else, see the module."""
@@ -114,7 +115,8 @@ def read_answer(sent: float, received: list[tuple[float, bytes]], *, whole: bool
     head, payload, complete = _unwrapped(received)
     status = head.split(maxsplit=2)[1:2]
     if status != [b"200"]:
-        raise RequestFailed(f"{head.partition(b'\r\n')[0].decode(errors='replace')} {payload.data[:500].decode()}")
+        words = head.splitlines()[0] + b" " + payload.data[:500]
+        raise RequestFailed(words.decode(errors="replace"))
     arrivals: list[float] = []
     usage: dict[str, int] = {}
     done = False
@@ -132,9 +134,7 @@ def read_answer(sent: float, received: list[tuple[float, bytes]], *, whole: bool
         raise RequestFailed("the stream broke off before its end")
     if not arrivals:
         raise RequestFailed("the answer has no text")
-    return Answer(
-        sent, received[-1][0], tuple(arrivals), usage.get("prompt_tokens"), usage.get("completion_tokens")
-    )
+    return Answer(sent, received[-1][0], tuple(arrivals), usage.get("prompt_tokens"), usage.get("completion_tokens"))
 
 
 def _events(data: bytearray) -> "list[tuple[bytes, int]]":

@@ -1,0 +1,99 @@
+"""What the kernels do without server, scheduler and sampler, and the floor that memory sets. A worker: see `worker`.
+
+The floor of a decode step is the time that it takes to read every weight of its matrix products once, at the greatest
+bandwidth that this machine shows here: copying a large buffer (its bytes counted once read and once written), or
+adding one up (counted once). All kernel threads take part, and the better of the two counts, so the floor is strict.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import loaded_model
+from benchmarks.worker import Ask, serve
+from models.text.linear import Int8Linear
+from models.text.placement import Placement
+from models.text.weights import LoadedWeights
+
+_BUFFER_BYTES = 1 << 29
+_REPEATS = 8
+
+
+def answer(question: Ask) -> Any:
+    """`{"model", "device", "streams": [n …], "prompt_tokens", "new_tokens"}` to rates, bytes and bandwidth."""
+    loaded, placement = _load(question["model"], question["device"])
+    prompt_tokens, new_tokens = int(question["prompt_tokens"]), int(question["new_tokens"])
+    return {
+        "kernel": placement.kernel,
+        "weight_bytes": weight_bytes(loaded.model),
+        "bytes_per_second": bandwidth(placement.device),
+        "tokens_per_second": {
+            str(streams): decode_rate(loaded, placement, int(streams), prompt_tokens, new_tokens)
+            for streams in question["streams"]
+        },
+    }
+
+
+@cache
+def _load(name: str, device: str) -> tuple[LoadedWeights, Placement]:
+    placement = loaded_model.placed(device)
+    return loaded_model.find(name).load(placement), placement
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the weights of all matrix products, which every step reads."""
+    return sum(
+        module.packed_bytes if isinstance(module, Int8Linear) else module.weight.nbytes
+        for module in model.modules()
+        if isinstance(module, Int8Linear | nn.Linear)
+    )
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second between memory and this device's cores; see the module."""
+    source = torch.ones(_BUFFER_BYTES // 4, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    copying = 2 * _BUFFER_BYTES / _shortest(lambda: target.copy_(source), device)
+    reading = _BUFFER_BYTES / _shortest(source.sum, device)
+    return max(copying, reading)
+
+
+def _shortest(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        _wait_for(device)
+        began = time.perf_counter()
+        work()
+        _wait_for(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def decode_rate(
+    loaded: LoadedWeights, placement: Placement, streams: int, prompt_tokens: int, new_tokens: int
+) -> float:
+    """Tokens a second of all streams together, greedy, from the second token on."""
+    generator = torch.Generator().manual_seed(streams)
+    prompts = torch.randint(1000, 20_000, (streams, prompt_tokens), generator=generator).tolist()
+    batch = loaded_model.Batch(loaded, placement, prompts, new_tokens)
+    for sequence in batch.sequences:
+        sequence.append(int(batch.read(sequence).argmax()))
+    began = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        tokens = batch.step().argmax(dim=1).tolist()
+        for sequence, token in zip(batch.sequences, tokens, strict=True):
+            sequence.append(token)
+    return streams * (new_tokens - 1) / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    serve(answer)

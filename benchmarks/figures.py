@@ -1,0 +1,123 @@
+"""From answers to figures, and from several rounds to one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from benchmarks.distribution import percentile
+from benchmarks.load import Intrusion
+from benchmarks.streaming import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Tokens a second of several streams together.
+
+    `while_decoding` counts what came between the moment when the last stream had begun and the one when the first
+    ended, None where no two moments of that kind exist (a server that answers one after the other); `end_to_end` counts
+    everything, from the first request to the end of the last answer.
+    """
+
+    streams: int
+    while_decoding: float | None
+    end_to_end: float
+
+    @property
+    def per_stream(self) -> float | None:
+        """Tokens a second of each of them while all decode."""
+        return None if self.while_decoding is None else self.while_decoding / self.streams
+
+    @property
+    def step_seconds(self) -> float | None:
+        """How long a token of everybody took."""
+        return None if self.while_decoding is None else self.streams / self.while_decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Times to first token in seconds; `step` is how long a step took between the questions, where others decoded."""
+
+    p50: float
+    p99: float
+    step: float | None = None
+
+    @property
+    def steps(self) -> float | None:
+        """The median in step times."""
+        return None if self.step is None else self.p50 / self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one target did in one round, or in the middle of several. Rates are tokens a second, sizes bytes."""
+
+    prompt: float | None = None
+    decoding: Mapping[int, Decoding] = field(default_factory=dict)
+    idle: Waits | None = None
+    busy: Waits | None = None
+    health_p99: float | None = None
+    rss: int | None = None
+
+
+def decoding_of(answers: Sequence[Answer]) -> Decoding:
+    """The rates of streams that were asked for at the same time."""
+    began = max(answer.arrivals[0] for answer in answers)
+    ended = min(answer.arrivals[-1] for answer in answers)
+    # A piece of text may hold several tokens.
+    inside = sum(
+        answer.tokens / len(answer.arrivals) * sum(began < at <= ended for at in answer.arrivals) for answer in answers
+    )
+    whole = max(answer.ended for answer in answers) - min(answer.sent for answer in answers)
+    tokens = sum(answer.tokens for answer in answers)
+    return Decoding(len(answers), inside / (ended - began) if ended > began else None, tokens / whole)
+
+
+def waits_of(answers: Sequence[Answer], step: float | None = None) -> Waits:
+    """Times to first token."""
+    firsts = sorted(answer.first for answer in answers)
+    return Waits(percentile(firsts, 50), percentile(firsts, 99), step)
+
+
+def undisturbed_step(intrusion: Intrusion) -> float:
+    """The median time between two pieces of a stream while no question was being answered, in seconds."""
+    disturbed = [(answer.sent, answer.ended) for answer in intrusion.answers]
+    gaps = [
+        later - earlier
+        for arrivals in intrusion.others
+        for earlier, later in pairwise(arrivals)
+        if not any(began < later and earlier < ended for began, ended in disturbed)
+    ]
+    return median(gaps)
+
+
+def middle(rounds: Sequence[Figures]) -> Figures:
+    """The median of each figure over rounds that measured the same."""
+    streams = rounds[0].decoding
+    return Figures(
+        prompt=_median_of([one.prompt for one in rounds]),
+        decoding={
+            count: Decoding(
+                count,
+                _median_of([one.decoding[count].while_decoding for one in rounds]),
+                median(one.decoding[count].end_to_end for one in rounds),
+            )
+            for count in streams
+        },
+        idle=_middle_waits([one.idle for one in rounds if one.idle is not None]),
+        busy=_middle_waits([one.busy for one in rounds if one.busy is not None]),
+        health_p99=_median_of([one.health_p99 for one in rounds]),
+        rss=max((one.rss for one in rounds if one.rss is not None), default=None),
+    )
+
+
+def _middle_waits(waits: Sequence[Waits]) -> Waits | None:
+    if not waits:
+        return None
+    steps = [one.step for one in waits if one.step is not None]
+    return Waits(median(one.p50 for one in waits), median(one.p99 for one in waits), median(steps) if steps else None)
+
+
+def _median_of(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return median(found) if found else None
