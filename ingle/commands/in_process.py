@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -32,7 +31,6 @@ async def application(settings: Settings) -> AsyncGenerator["Application", None]
     except asyncio.CancelledError:
         click.echo("\ninterrupted", err=True)
         sys.stdout.flush()
-        shutil.rmtree(built.services.uploads_dir, ignore_errors=True)
         os._exit(EXIT_INTERRUPTED)
     finally:
         await built.close()
