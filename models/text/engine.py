@@ -59,6 +59,7 @@ class TextEngine:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._answers: dict[int, Answer] = {}
         self._outbox = Outbox()
+        self._aborted = False
         thread.attach(self)
 
     # -- the caller's side --------------------------------------------------------------------------
@@ -80,6 +81,8 @@ class TextEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer `request`; see `application.ports.TextModel` for the contract."""
         stream = await self._intake.open(request, self._clock())
+        if self._aborted:
+            raise _cancelled()
         self._admission.enter(stream.admitted_tokens)
         self._tell(lambda: self._begin(stream))
         unheard = set(range(request.n))
@@ -100,8 +103,9 @@ class TextEngine:
                 self._tell(lambda: self._drop(stream))
 
     def abort(self) -> None:
-        """End all work in flight with RequestCancelled."""
-        self._tell(lambda: self._fail_all(RequestCancelled("the model was unloaded while this request ran")))
+        """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled."""
+        self._aborted = True
+        self._tell(lambda: self._fail_all(_cancelled()))
 
     async def close(self) -> None:
         """Leave the owner thread and drop the weights. No generator may be open."""
@@ -229,3 +233,7 @@ class TextEngine:
                 self._finish(answer, FinishReason.LENGTH, None)
             else:
                 self._fail(sequence, DeadlineExceeded("the deadline passed before the first token"))
+
+
+def _cancelled() -> RequestCancelled:
+    return RequestCancelled("the model was unloaded while this request ran")
