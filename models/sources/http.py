@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import httpx2
@@ -78,10 +78,6 @@ class HttpClient:
             return "with a malformed address"
 
     @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        return httpx2.create_ssl_context()
-
-    @cached_property
     def _authorization(self) -> str | None:
         if self.bearer:
             return f"Bearer {self.bearer}"
@@ -127,7 +123,7 @@ class HttpClient:
         timeout = httpx2.Timeout(self.patience.stall, connect=self.patience.connect)
         with (
             cancellation.breaking(sockets.shut_down),
-            httpx2.Client(verify=self._ssl_context, timeout=timeout, http2=False) as client,
+            httpx2.Client(verify=_ssl_context(), timeout=timeout, http2=False) as client,
             _as_mirror_failure(cancellation),
         ):
             response = self._follow(client, url, headers, sockets)
@@ -238,6 +234,12 @@ class _Sockets:
                 socket.socket.shutdown(opened, socket.SHUT_RDWR)
             except OSError:
                 continue  # it is closed already, which is what was wanted
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """The system's certificate authorities, or those that SSL_CERT_FILE names; reading them takes a while."""
+    return httpx2.create_ssl_context()
 
 
 @contextmanager

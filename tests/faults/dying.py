@@ -10,7 +10,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from models.catalog import Catalog
-from models.sources.http import Patience
 from tests.fakes.registry import Registry
 from tests.models.pulling import open_store, unheard
 
@@ -42,7 +41,7 @@ def _pull(root: Path, address: Address, catalog: Catalog, name: str, die_at: int
 
     if die_at:
         sys.addaudithook(count)
-    open_store(root, address, catalog, patience=Patience(stall=20.0)).pull(name, unheard)
+    open_store(root, address, catalog).pull(name, unheard)
 
 
 @contextmanager

