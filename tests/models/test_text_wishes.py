@@ -84,6 +84,7 @@ async def test_closing_the_stream_ends_all_its_answers(engine: TextEngine, gate:
         for _ in range(heard):
             await anext(stream)
     await idle(engine)
+    assert gate.tokens < 400, "one of them went on"
 
 
 async def test_a_failure_of_one_answer_fails_its_request_and_no_other(engine: TextEngine, gate: Gate) -> None:
