@@ -46,7 +46,7 @@ class Bench:
             blocks,
             block_size,
             config.num_key_value_heads,
-            config.head_dim or config.hidden_size // config.num_attention_heads,
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             dtype=torch.float32,
             device=CPU,
         )
