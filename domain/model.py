@@ -163,7 +163,7 @@ def is_valid_name(name: str) -> bool:
 def resolve_name(name: str, installed: Iterable[ModelSpec], aliases: Mapping[str, str]) -> ModelSpec | None:
     """The installed model that `name` means, or None.
 
-    Tried in order, without regard to case: exact name, alias, `name:latest`, the only installed tag of
+    Tried in order, without regard to case: exact name, alias, `name:latest` (or `name` for that), the only installed tag of
     `name`, the hub id of an installed model, the catch-all alias `*`. The target of an alias may be written
     in any of these ways, except as another alias.
     """
@@ -182,6 +182,8 @@ def _find_unaliased(wanted: str | None, by_id: Mapping[str, ModelSpec]) -> Model
     if not wanted:
         return None
     if found := by_id.get(wanted) or by_id.get(f"{wanted}:latest"):
+        return found
+    if found := by_id.get(wanted.removesuffix(":latest")):
         return found
     tags = [spec for id_, spec in by_id.items() if id_.partition(":")[0] == wanted]
     if len(tags) == 1:

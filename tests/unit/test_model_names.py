@@ -148,3 +148,9 @@ def test_no_more_names_are_proposed_than_a_person_reads() -> None:
 
 def test_proposing_names_for_a_very_long_name_is_quick() -> None:
     assert list(nearest_names("x" * 1_000_000, ["tiny:1b"])) == []
+
+
+def test_latest_also_means_the_model_without_a_tag() -> None:
+    spec = text_spec("bare")
+    assert resolve_name("bare:latest", [spec], {}) is spec
+    assert resolve_name("bare:other", [spec], {}) is None
