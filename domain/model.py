@@ -163,9 +163,9 @@ def is_valid_name(name: str) -> bool:
 def resolve_name(name: str, installed: Iterable[ModelSpec], aliases: Mapping[str, str]) -> ModelSpec | None:
     """The installed model that `name` means, or None.
 
-    Tried in order, without regard to case: exact name, alias, `name:latest` (or `name` for that), the only installed tag of
-    `name`, the hub id of an installed model, the catch-all alias `*`. The target of an alias may be written
-    in any of these ways, except as another alias.
+    Tried in order, without regard to case: exact name, alias, `name:latest` (or `name` for that), the only
+    installed tag of `name`, the hub id of an installed model, the catch-all alias `*`. The target of an alias may
+    be written in any of these ways, except as another alias.
     """
     by_id = {spec.id.lower(): spec for spec in installed}
     targets = {alias.lower(): target.strip().lower() for alias, target in aliases.items()}
