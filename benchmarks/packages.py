@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, GgufConfig, PreTrainedModel
+from transformers import logging as transformers_logging
 
 from benchmarks import loaded_model
 from benchmarks.worker import Ask, serve
@@ -34,6 +35,7 @@ def answer(question: Ask) -> Any:
 
 @cache
 def _load(name: str, device: str) -> PreTrainedModel:
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(usable_cores())
     installed = loaded_model.find(name)
     how: dict[str, Any] = {}
@@ -51,9 +53,9 @@ def _prompts(model: PreTrainedModel, count: int, tokens: int) -> torch.Tensor:
     return torch.randint(1000, 20_000, (count, tokens), device=model.device)
 
 
-def _settings(new_tokens: int) -> GenerationConfig:
+def _settings(new_tokens: int, **more: Any) -> GenerationConfig:
     return GenerationConfig(
-        do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=0
+        do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens, pad_token_id=0, **more
     )
 
 
@@ -77,10 +79,10 @@ def _generate(model: PreTrainedModel, streams: int, prompt_tokens: int, new_toke
 
 
 def _generate_batch(model: Any, streams: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-    """Continuous batching, by the times that it notes for each token."""
+    """Continuous batching, by the times that it notes for each token. End token -1 is its word for none."""
     outputs = model.generate_batch(
         _prompts(model, streams, prompt_tokens).tolist(),
-        generation_config=_settings(new_tokens),
+        generation_config=_settings(new_tokens, eos_token_id=-1),
         continuous_batching_config=ContinuousBatchingConfig(),
         record_timestamps=True,
     ).values()
