@@ -45,8 +45,10 @@ class Application:
 
     async def close(self) -> None:
         """End what runs, unload every model."""
-        await self.pool.close()
-        self.repository.close()
+        try:
+            await self.pool.close()
+        finally:
+            self.repository.close()
 
 
 def build(settings: Settings) -> Application:

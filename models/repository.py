@@ -4,14 +4,15 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from domain.errors import InsufficientMemory, ModelNotLoaded
+from domain.errors import IngleError, InsufficientMemory, ModelNotLoaded
 from domain.memory import MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
-from models import device, memory
+from models import device, memory, tokenizer_files
 from models.embedding.engine import Bounds, EmbeddingEngine
 from models.embedding.loader import load_embedding
 from models.embedding.placement import place_embedding
@@ -20,6 +21,7 @@ from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.loader import load_whisper
 from models.store import InstalledModel, ModelStore
+from models.text import weights
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions, load_text
 from models.text.placement import place_text
@@ -162,6 +164,22 @@ class OptimizedModelRepository:
         await asyncio.to_thread(memory.trim)
         after = await asyncio.to_thread(memory.usage)
         return max(0, before.rss - after.rss) + max(0, before.vram_used - after.vram_used)
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Before anybody listens: do what would hold the interpreter during the loads of `names`.
+
+        Names that are not installed, or not loadable, are left for the request that asks for them.
+        """
+        for name in names:
+            try:
+                installed = self._store.find(name)
+                if installed.spec.task is Task.TEXT:
+                    placement = place_text(LoadOptions())
+                    weights.prepare(partial(self._store.converted_dir, installed), placement.precision)
+                elif installed.spec.task is Task.SPEECH:
+                    tokenizer_files.parsed(installed.directory / "tokenizer.json")
+            except (IngleError, OSError) as error:
+                log.debug("%s cannot be prepared: %s", name, error)
 
     def engines_are_well(self) -> bool:
         """Whether every owner thread of a text engine is alive and gets on."""

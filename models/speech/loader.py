@@ -11,8 +11,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import ctranslate2
-from faster_whisper import WhisperModel
-from faster_whisper.feature_extractor import FeatureExtractor
 
 from domain.errors import InsufficientMemory, ModelLoadFailed
 from domain.model import Model, ModelSpec
@@ -21,6 +19,7 @@ from domain.transcription import Caveat
 from models import memory
 from models.inference_thread import InferenceThread
 from models.speech.abilities import Abilities
+from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.recognizer import Recognizer
@@ -92,7 +91,8 @@ def check_directory(name: str, directory: Path) -> int:
     for file in ("model.bin", "config.json", "tokenizer.json", vocabulary):
         if not (directory / file).is_file() or (directory / file).stat().st_size == 0:
             raise ModelLoadFailed(f"'{name}' cannot be loaded: {file} is missing or empty. Pull the model again")
-    for file in ("config.json", "tokenizer.json", vocabulary):
+    # tokenizer.json is left to its own parser, which keeps what it parsed; here it would be parsed at each load.
+    for file in ("config.json", vocabulary):
         if not file.endswith(".json"):
             continue
         try:
@@ -114,7 +114,7 @@ def ladder(device: str, wanted: str, supported: Collection[str]) -> Sequence[str
     return [rung for rung in dict.fromkeys((*named, *rungs)) if rung in supported]
 
 
-def _load(name: str, directory: Path, device: str, compute_type: str, cpu_threads: int) -> WhisperModel:
+def _load(name: str, directory: Path, device: str, compute_type: str, cpu_threads: int) -> Checkpoint:
     """Runs on the owner thread, whose niceness CTranslate2's own threads inherit."""
     kind, _, index = device.partition(":")
     if kind == "cpu" and sys.platform == "linux":
@@ -125,13 +125,8 @@ def _load(name: str, directory: Path, device: str, compute_type: str, cpu_thread
     reason = "no compute type fits the device"
     for rung in ladder(kind, compute_type, _supported(name, kind, int(index or 0))):
         try:
-            model = WhisperModel(
-                str(directory),
-                device=kind,
-                device_index=int(index or 0),
-                compute_type=rung,
-                cpu_threads=cpu_threads,
-                local_files_only=True,
+            return Checkpoint(
+                directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
             )
         except MemoryError:
             reason = "the machine's memory is used up"
@@ -141,9 +136,6 @@ def _load(name: str, directory: Path, device: str, compute_type: str, cpu_thread
                 raise _refusal(name, device, reason.replace(f"{directory}{os.sep}", "")) from None
         except Exception as error:  # the tokenizers library raises bare exceptions
             raise _damaged(name, "tokenizer.json", str(error)) from None
-        else:
-            _fit_features(model)
-            return model
     raise InsufficientMemory(f"'{name}' does not fit on {device}: {reason}")
 
 
@@ -160,13 +152,6 @@ def _refusal(name: str, device: str, reason: str) -> ModelLoadFailed:
     if device != "cpu" and ("CUDA" in reason or "cublas" in reason.lower()):
         return ModelLoadFailed(f"'{name}' cannot be loaded: CTranslate2 cannot use {device} ({reason})")
     return _damaged(name, "model.bin", reason)
-
-
-def _fit_features(model: WhisperModel) -> None:
-    """Give it as many mel bands as its weights have; without preprocessor_config.json it assumes 80."""
-    bands = model.model.n_mels
-    if model.feature_extractor.mel_filters.shape[0] != bands:
-        model.feature_extractor = FeatureExtractor(feature_size=bands)
 
 
 def _preload_cublas() -> None:

@@ -131,9 +131,15 @@ def _resting_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype is torch.float32 and tensor.dim() == 2 else dtype
 
 
+def read_config(directory: Path) -> PretrainedConfig:
+    """The configuration of a copy."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return config
+
+
 def load(directory: Path, dtype: torch.dtype, on_tensor: OnTensor) -> tuple[PreTrainedModel, TextTokenizer]:
     """The model and its tokenizer, int8 products not packed yet. Raises ModelLoadFailed naming a damaged file."""
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = read_config(directory)
     tokenizer = TextTokenizer.load(directory)
     model = empty_model(config, dtype)
     try:

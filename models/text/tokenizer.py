@@ -16,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from domain.errors import InvalidRequest, UnsupportedCapability
 from domain.generation import Chat, Continuation, Prompt, RawText
+from models import tokenizer_files
 
 # Not a character of any text: rendered templates carry it where user text spelled out a control token.
 _BREAK = "\ue0b7"
@@ -79,7 +80,7 @@ class TextTokenizer:
         """What `save` wrote."""
         raw = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
         settings = TokenizerSettings(raw["chat_template"], raw["special"], tuple(raw["end_ids"]), raw["add_bos"])
-        return cls(Tokenizer.from_file(str(directory / _TOKENIZER_FILE)), settings)
+        return cls(tokenizer_files.parsed(directory / _TOKENIZER_FILE), settings)
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer so that `load` needs nothing else."""

@@ -76,6 +76,17 @@ def load(
     return LoadedWeights(model, tokenizer, fused, seconds)
 
 
+def prepare(converted_directory: Callable[[str], Path], precision: Precision) -> None:
+    """Do ahead of a load what holds the interpreter for long: parse the vocabulary, import the model's classes.
+
+    Does nothing where no converted copy is there yet.
+    """
+    copy = converted_directory(converted.layout_name(int8=precision.int8, dtype=precision.dtype))
+    if converted.is_intact(copy):
+        TextTokenizer.load(copy)
+        skeleton.empty_model(converted.read_config(copy), precision.dtype)
+
+
 def _convert(
     source: Path, weight_format: WeightFormat, target: Path, precision: Precision, on_progress: OnLoadProgress
 ) -> None:

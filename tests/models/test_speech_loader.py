@@ -36,7 +36,7 @@ def test_a_checkpoint_that_lacks_a_file_is_refused_by_the_files_name(checkpoint:
     assert str(checkpoint) not in str(refusal.value)
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "vocabulary.json"])
+@pytest.mark.parametrize("file", ["config.json", "vocabulary.json"])
 @pytest.mark.parametrize("content", [b'{"alignment_heads": [[3, 1]', b"\xff\xfe\x00", b"[" * 100_000])
 def test_a_checkpoint_with_a_broken_file_is_refused_by_the_files_name(
     checkpoint: Path, file: str, content: bytes
