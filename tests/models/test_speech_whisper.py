@@ -279,6 +279,18 @@ def test_weights_that_are_cut_off_are_refused_by_name_and_others_work_on(
     assert engine.info.is_loaded
 
 
+def test_a_vocabulary_that_cannot_be_read_is_refused_by_name(
+    installed: "InstalledModel", decoder: AudioDecoder, tmp_path: Path
+) -> None:
+    for file in installed.directory.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(ModelLoadFailed, match=r"tokenizer\.json is damaged") as refusal:
+        load(installed, decoder, folder=tmp_path)
+    assert str(tmp_path) not in str(refusal.value)
+
+
 CONNECTIONS: list[str] = []
 
 
