@@ -41,7 +41,7 @@ def measure(
         servers = [stack.enter_context(Target(name, at, max_streams=peer_streams)) for name, at in peers]
         transformers = stack.enter_context(Worker("benchmarks.packages")) if packages else None
         # The kernels' threads wait as they do in the server, so that the two can be compared.
-        bare = stack.enter_context(Worker("benchmarks.bare_loop", OMP_WAIT_POLICY="passive"))
+        bare = stack.enter_context(Worker("benchmarks.bare_loop", GOMP_SPINCOUNT="1000"))
         prompts = Prompts(ours.count)
         found: dict[str, list[Figures]] = {}
         rates: list[dict[str, Any]] = []

@@ -3,9 +3,12 @@
 import os
 
 _SETTINGS = {
-    # Kernel threads sleep while they wait for each other. Spinning, they take the cores from the event loop and
-    # from the clients, and where a core is shared one step takes ten times as long.
-    "OMP_WAIT_POLICY": "passive",
+    # How often a kernel thread looks again before it sleeps. A step has hundreds of products with a pause between
+    # each two: threads that sleep at once make a step twice as long, and threads that go on looking take the cores
+    # from the event loop and the clients, so that a step on a shared core takes up to ten times as long.
+    # The first is for GNU's OpenMP, which torch uses; the second, in milliseconds, for Intel's, as in CTranslate2.
+    "GOMP_SPINCOUNT": "1000",
+    "KMP_BLOCKTIME": "1",
     # Loading and serving local models opens no connection.
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
