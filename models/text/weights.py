@@ -1,6 +1,5 @@
 """From files to a model in memory: GGUF or safetensors, through the converted copy where that pays."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ from transformers import logging as transformers_logging
 from domain.errors import ModelLoadFailed
 from domain.model import WeightFormat
 from domain.repositories import LoadProgress, OnLoadProgress
+from models.configuration import check_sizes, refuse_code
 from models.text import attention, converted, fusion, skeleton
 from models.text.gguf_source import GgufSource
 from models.text.tokenizer import TextTokenizer
 
 # Loads report their own progress; transformers' bars would write into the logs of whoever runs this.
 transformers_logging.disable_progress_bar()
-
-# Keys by which a configuration would have code fetched or chosen.
-_CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "_attn_implementation", "quantization_config")
-_MAX_WIDTH = 1 << 17
-_MAX_LAYERS = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +88,7 @@ def _convert(
     if weight_format is WeightFormat.GGUF:
         gguf = GgufSource(source)
         config, tokenizer = gguf.config(), gguf.tokenizer()
-        _check_sizes(config)
+        check_sizes(config)
         tensors = gguf.tensors(skeleton.empty_model(config, precision.dtype), config)
         total = len(gguf)
     else:
@@ -105,11 +100,11 @@ def _convert(
 
 
 def _load_directory(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, TextTokenizer]:
-    _refuse_code(directory)
+    refuse_code(directory)
     attention.register()
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        _check_sizes(config)
+        check_sizes(config)
         tokenizer = TextTokenizer.from_directory(directory, _end_ids(directory, config))
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -132,26 +127,6 @@ def _load_directory(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedMode
         if type(module) is nn.Embedding and model.get_output_embeddings() is not module:
             skeleton.replace(model, name, skeleton.Embedding(module.weight.data, dtype))
     return model, tokenizer
-
-
-def _refuse_code(directory: Path) -> None:
-    """A configuration may describe weights; it may not bring code."""
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadFailed(f"config.json of {directory.name} is missing or is not JSON") from error
-    found = [key for key in _CODE_KEYS if key in config]
-    if found:
-        raise ModelLoadFailed(f"config.json of {directory.name} has '{found[0]}', which Ingle does not follow")
-
-
-def _check_sizes(config: PretrainedConfig) -> None:
-    """Bound what the configuration says before it sizes a tensor."""
-    text = config.get_text_config()
-    for name, limit in (("hidden_size", _MAX_WIDTH), ("num_hidden_layers", _MAX_LAYERS), ("vocab_size", 1 << 22)):
-        value = getattr(text, name, None)
-        if value is not None and not (isinstance(value, int) and 0 < value <= limit):
-            raise ModelLoadFailed(f"the model's configuration gives {name} as {value!r}")
 
 
 def _end_ids(directory: Path, config: PretrainedConfig) -> tuple[int, ...]:
