@@ -92,10 +92,11 @@ async def test_a_failure_of_one_answer_fails_its_request_and_no_other(engine: Te
     await entered(gate)
     with pytest.raises(GenerationFailed):
         async with aclosing(engine.generate(replace(ask(400, RawText("x")), n=2))) as stream:
-            seen: set[int] = set()
+            unseen = {0, 1}
             async for chunk in stream:
-                seen.add(chunk.index)
-                if seen == {0, 1}:
+                is_last_to_begin = unseen == {chunk.index}
+                unseen.discard(chunk.index)
+                if is_last_to_begin:
                     engine._tell(lambda: engine._fail(_last(engine), GenerationFailed("one of two")))
     assert (await other)[1].finish is not None
     await idle(engine)
