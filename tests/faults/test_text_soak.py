@@ -25,7 +25,7 @@ from tests.models.talking import ask, collect_all, idle, talking
 from tests.models.tiny import save_tiny
 
 STREAMS = 64
-SECONDS = float(os.environ.get("INGLE_SOAK_SECONDS", "15"))
+SECONDS = float(os.environ.get("INGLE_SOAK_SECONDS", "8"))
 INVALID_SHARE = 0.2
 CANCELLED_SHARE = 0.3
 # An allocator gives back late; a leak of what each request holds would be many times that.
