@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from domain.errors import IngleError, InsufficientMemory, ModelNotLoaded
+from domain.errors import InsufficientMemory, ModelNotFound, ModelNotLoaded
 from domain.memory import MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
@@ -168,7 +168,7 @@ class OptimizedModelRepository:
     def prepare(self, names: Sequence[str]) -> None:
         """Before anybody listens: do what would hold the interpreter during the loads of `names`.
 
-        Names that are not installed, or not loadable, are left for the request that asks for them.
+        Names that are not installed, or cannot be loaded, are left for the request that asks for them, which hears why.
         """
         for name in names:
             try:
@@ -178,8 +178,10 @@ class OptimizedModelRepository:
                     weights.prepare(partial(self._store.converted_dir, installed), placement.precision)
                 elif installed.spec.task is Task.SPEECH:
                     tokenizer_files.parsed(installed.directory / "tokenizer.json")
-            except (IngleError, OSError) as error:
-                log.debug("%s cannot be prepared: %s", name, error)
+            except ModelNotFound:
+                continue
+            except Exception as error:  # the tokenizers library raises bare exceptions for a damaged file
+                log.warning("%s cannot be prepared, and will hardly load: %s", name, type(error).__name__)
 
     def engines_are_well(self) -> bool:
         """Whether every owner thread of a text engine is alive and gets on."""
