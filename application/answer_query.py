@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from application.generate_text import GenerateText, Generation
-from domain.generation import Chat, GenerationRequest, Message, Prompt, Role, SamplingParams
+from domain.generation import GenerationRequest, SamplingParams
+from domain.prompt import Chat, Message, Prompt, Role
 
 DEFAULT_CONTEXT_TEMPLATE = "Context:\n{context}\n\nQuery: {query}\n\nAnswer:"
 

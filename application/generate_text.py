@@ -9,8 +9,10 @@ from application.events import GenerationFinished, Publish, WorkCancelled
 from application.model_pool import ModelPool
 from application.ports import Clock
 from domain.errors import GenerationFailed, InvalidRequest, RequestCancelled
-from domain.generation import Finish, GenerationRequest, Prompt, TextChunk
+from domain.generation import Finish, GenerationRequest, TextChunk
 from domain.model import Model, Task
+from domain.prompt import Prompt
+from domain.tools import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Generation:
     started: GenerationStarted
     text: str
     finish: Finish
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class GenerateText:
@@ -81,17 +85,21 @@ class GenerateText:
             raise InvalidRequest("several answers can only be had from a stream", field="n")
         started: GenerationStarted | None = None
         pieces: list[str] = []
+        thinking: list[str] = []
+        calls: list[ToolCall] = []
         async with aclosing(self.stream(model_name, request, keep_alive=keep_alive)) as events:
             async for event in events:
                 if isinstance(event, GenerationStarted):
                     started = event
                     continue
                 pieces.append(event.text)
+                thinking.append(event.thinking)
+                calls.extend(event.tool_calls)
                 if event.finish is not None and started is not None:
-                    return Generation(started, "".join(pieces), event.finish)
+                    return Generation(started, "".join(pieces), event.finish, "".join(thinking), tuple(calls))
         raise GenerationFailed("the model's stream ended without saying why")
 
     async def count_tokens(self, model_name: str, prompt: Prompt) -> tuple[int, int]:
         """How many tokens `prompt` takes, and how many the loaded model's context holds."""
         async with self._pool.lend(model_name, Task.TEXT) as model:
-            return await model.count_tokens(prompt), model.info.context_length
+            return len(await model.encode(prompt)), model.info.context_length

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from domain.embedding import EmbeddingInput, Embeddings
-from domain.generation import GenerationRequest, Prompt, TextChunk
+from domain.generation import GenerationRequest, TextChunk
+from domain.prompt import Prompt
 from domain.repositories import LoadedModel
 from domain.transcription import TranscriptionEvent, TranscriptionRequest
 
@@ -30,8 +31,12 @@ class TextModel(LoadedModel, Protocol):
         """Answer `request`, piece by piece."""
         ...
 
-    async def count_tokens(self, prompt: Prompt) -> int:
-        """How many tokens of context `prompt` takes."""
+    async def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens that the model reads for `prompt`, control tokens and template included."""
+        ...
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids`. Raises InvalidRequest for an id outside the vocabulary."""
         ...
 
 

@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from benchmarks import loaded_model  # noqa: E402
 from benchmarks.table import table  # noqa: E402
 from domain.errors import InvalidRequest  # noqa: E402
-from domain.generation import RawText  # noqa: E402
+from domain.prompt import RawText  # noqa: E402
 from models.text.placement import Placement  # noqa: E402
 from models.text.weights import LoadedWeights  # noqa: E402
 

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from domain.constraint import Constraint
 from domain.errors import InvalidRequest
+from domain.prompt import Prompt
+from domain.tools import ToolCall
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
@@ -15,56 +17,6 @@ MAX_TOP_LOGPROBS = 20
 MAX_SEED = 2**63
 MAX_SAMPLES = 8
 MAX_PRIORITY = 10
-
-
-class Role(StrEnum):
-    """Who speaks a message."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-    TOOL = "tool"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a chat. `content` is data: control tokens written in it are plain text to the model."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A prompt that goes through the model's own chat template."""
-
-    messages: tuple[Message, ...]
-
-    def __post_init__(self) -> None:
-        if not self.messages:
-            raise InvalidRequest("messages must hold at least one message", field="messages")
-
-
-@dataclass(frozen=True, slots=True)
-class RawText:
-    """A prompt that is given to the model as it stands, control tokens included."""
-
-    text: str
-
-    def __post_init__(self) -> None:
-        if not self.text:
-            raise InvalidRequest("prompt must not be empty", field="prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """Token ids of an earlier answer, then one more user turn (Ollama's `context`)."""
-
-    token_ids: tuple[int, ...]
-    then: Chat
-
-
-Prompt = Chat | RawText | Continuation
 
 
 def _check(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
@@ -153,6 +105,10 @@ class GenerationRequest:
     FinishReason.LENGTH. `request_id` is for logs only. `n` answers are written to one reading of the prompt; answer i
     of a seeded request has a seed of its own, made of the seed and i. `constraint` is the form that every answer has.
     Requests of a higher `priority` begin first; within a priority, clients take turns, and `client` says whose this is.
+    `prompt_logprobs` None tells no probabilities of the prompt; a number tells those of its tokens, and of so many
+    alternatives to each. `num_ctx` bounds prompt and answer together, 0 and anything above the loaded context mean
+    that one. With `shift_keeping` None an answer ends with FinishReason.LENGTH where the context is full; with a
+    number, the oldest half of the tokens after so many is dropped there, and the answer goes on.
     """
 
     prompt: Prompt
@@ -163,8 +119,16 @@ class GenerationRequest:
     constraint: Constraint | None = None
     client: str = ""
     priority: int = 0
+    prompt_logprobs: int | None = None
+    num_ctx: int = 0
+    shift_keeping: int | None = None
 
     def __post_init__(self) -> None:
+        if self.prompt_logprobs is not None:
+            _check("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
+        _check("num_ctx", self.num_ctx, 0, 2**31)
+        if self.shift_keeping is not None:
+            _check("num_keep", self.shift_keeping, 0, 2**31)
         _check("n", self.n, 1, MAX_SAMPLES)
         _check("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.timeout_seconds is not None:
@@ -180,11 +144,18 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of tokens; `cached_tokens` of the prompt were not computed again."""
+    """Counts of tokens; `cached_tokens` of the prompt were not computed again.
+
+    `reasoning_tokens` of the completion are thinking; `accepted_tokens` of it were guessed right and cost no step of
+    their own, `rejected_tokens` were guessed wrong and are in no other count.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -234,14 +205,30 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of the prompt; `logprob` is None for the first, which follows on nothing."""
+
+    token_id: int
+    text: str
+    raw: bytes
+    logprob: float | None
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextChunk:
     """A piece of answer number `index`; the last one of each answer, and only it, carries `finish`.
 
-    `text` never ends inside a UTF-8 character and never holds a part of a stop string. `logprobs`, if they were asked
-    for, are those of the tokens that became wholly visible with this piece.
+    `text` and `thinking` never end inside a UTF-8 character; `text` never holds a part of a stop string, the marks
+    around thinking, or a tool call. `tool_calls` are whole, each in one chunk only, in the order of the answer.
+    `logprobs`, if they were asked for, are those of the tokens that became wholly visible with this piece. `prompt`,
+    if it was asked for, comes with the first chunk of each answer.
     """
 
     text: str
     finish: Finish | None = None
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    prompt: tuple[PromptToken, ...] = ()

@@ -3,11 +3,12 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
 from domain.errors import InvalidRequest, ModelNotLoaded
+from domain.preset import Preset
 
 
 class Task(StrEnum):
@@ -33,7 +34,7 @@ class ModelSpec:
     `id` is the full name with its tag (`qwen2.5-coder:0.5b`); `size_bytes` counts the stored files;
     `context_length` is the model's own limit in tokens, 0 where the notion does not apply. `digest` changes
     whenever the stored files do, and `modified_at` (seconds since the epoch) says when they last did: empty and 0
-    for a model that is not installed.
+    for a model that is not installed. `preset` is what it brings along of its own.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ModelSpec:
     capabilities: tuple[str, ...] = ()
     digest: str = ""
     modified_at: float = 0.0
+    preset: Preset = field(default_factory=Preset)
 
 
 DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d{1,3})?")

@@ -19,8 +19,9 @@ from api.streaming import Record, framing_for, streamed, unless_client_leaves
 from api.times import nanoseconds, rfc3339_nanoseconds
 from application.generate_text import Generation, GenerationStarted
 from application.residency import bring_in, let_go, within_context
-from domain.generation import Finish, GenerationRequest, RawText
+from domain.generation import Finish, GenerationRequest
 from domain.model import Model, Task
+from domain.prompt import RawText
 
 
 class Completion:

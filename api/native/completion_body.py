@@ -13,17 +13,8 @@ from api.request_ids import request_id_of
 from api.sampling import deadline_of, in_body, new_tokens, refuse_unless_neutral, seed_of, stop_strings
 from api.services import Limits
 from domain.errors import InvalidRequest
-from domain.generation import (
-    MAX_STOP_STRINGS,
-    Chat,
-    Continuation,
-    GenerationRequest,
-    Message,
-    Prompt,
-    RawText,
-    Role,
-    SamplingParams,
-)
+from domain.generation import MAX_STOP_STRINGS, GenerationRequest, SamplingParams
+from domain.prompt import Chat, Continuation, Message, Prompt, RawText, Role
 
 DEFAULT_SECONDS = 600.0
 MAX_MESSAGES = 1024

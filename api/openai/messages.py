@@ -5,7 +5,7 @@ from typing import Any
 
 from api.errors import InvalidFields, Problem, UnsupportedValue
 from domain.errors import UnsupportedCapability, UnsupportedParameter
-from domain.generation import Chat, Message, Role
+from domain.prompt import Chat, Message, Role
 
 MAX_MESSAGES = 1024
 MAX_PARTS = 64

@@ -12,7 +12,8 @@ import click
 from api.native.options import Options
 from application.generate_text import GenerateText, GenerationStarted
 from domain.errors import GenerationFailed
-from domain.generation import Chat, Finish, GenerationRequest, Message, Prompt, RawText, Role, SamplingParams
+from domain.generation import Finish, GenerationRequest, SamplingParams
+from domain.prompt import Chat, Message, Prompt, RawText, Role
 from ingle.cli import Invocation
 from ingle.commands.in_process import application
 from ingle.commands.terminal import messages, status

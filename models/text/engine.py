@@ -4,13 +4,15 @@ import logging
 import queue
 import time
 from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence as Ids
 from typing import Protocol
 
 import torch
 
 from domain.errors import DeadlineExceeded, EngineUnavailable, GenerationFailed, IngleError, RequestCancelled
-from domain.generation import FinishReason, GenerationRequest, Prompt, TextChunk
+from domain.generation import FinishReason, GenerationRequest, TextChunk
 from domain.model import Model
+from domain.prompt import Prompt
 from models.inference_thread import InferenceThread
 from models.text.admission import Admission
 from models.text.answer import Answer, Outbox, Stream
@@ -74,9 +76,13 @@ class TextEngine:
         """How many requests are admitted and have not begun."""
         return self._admission.requests
 
-    async def count_tokens(self, prompt: Prompt) -> int:
-        """How many tokens of context `prompt` takes."""
-        return len(await self._intake.encode(prompt))
+    async def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens that the model reads for `prompt`."""
+        return tuple(await self._intake.encode(prompt))
+
+    async def decode(self, token_ids: Ids[int]) -> str:
+        """The text of `token_ids`."""
+        return await self._intake.decode(token_ids)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer `request`; see `application.ports.TextModel` for the contract."""

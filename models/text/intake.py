@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import itertools
+from collections.abc import Sequence as Ids
 from dataclasses import replace
 
 from domain.errors import ContextLengthExceeded, InvalidRequest
-from domain.generation import Chat, Continuation, GenerationRequest, Prompt, RawText, SamplingParams
+from domain.generation import GenerationRequest, SamplingParams
+from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from models.text.answer import Answer, HeldLogprobs, Stream
 from models.text.grammar import Grammars
 from models.text.sequence import Sequence
@@ -30,6 +32,13 @@ class Intake:
         if _characters(prompt) <= _ENCODE_INLINE:
             return self._tokenizer.encode(prompt)
         return await asyncio.to_thread(self._tokenizer.encode, prompt)
+
+    async def decode(self, token_ids: Ids[int]) -> str:
+        """The text of ids, control tokens spelled out; many are decoded in a thread."""
+        self._tokenizer.check_vocabulary(token_ids, "tokens")
+        if len(token_ids) <= _ENCODE_INLINE:
+            return self._tokenizer.spell(token_ids)
+        return await asyncio.to_thread(self._tokenizer.spell, token_ids)
 
     async def open(self, request: GenerationRequest, arrival: float) -> Stream:
         """A stream whose answers are all still to begin.
@@ -108,5 +117,9 @@ def _characters(prompt: Prompt) -> int:
             return len(text)
         case Continuation(token_ids, then):
             return len(token_ids) + _characters(then)
+        case TokenIds(ids):
+            return len(ids)
+        case FillInMiddle(before, after):
+            return len(before) + len(after)
         case Chat(messages):
             return sum(len(message.content) for message in messages)

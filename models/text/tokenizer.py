@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from domain.errors import InvalidRequest, UnsupportedCapability
-from domain.generation import Chat, Continuation, Prompt, RawText
+from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from models import tokenizer_files
 
 # Not a character of any text: rendered templates carry it where user text spelled out a control token.
@@ -102,9 +102,19 @@ class TextTokenizer:
             case RawText(text):
                 return self._with_bos(self._backend.encode(text, add_special_tokens=False).ids)
             case Continuation(token_ids, then):
-                if any(not 0 <= token < self.vocabulary_size for token in token_ids):
-                    raise InvalidRequest("context holds a token id outside the vocabulary", field="context")
+                self.check_vocabulary(token_ids, "context")
                 return [*token_ids, *self._encode_rendered(self.render(then))]
+            case TokenIds(ids):
+                self.check_vocabulary(ids, "prompt")
+                return list(ids)
+            case FillInMiddle():
+                raise UnsupportedCapability("filling in the middle is not offered yet", field="suffix")
+
+    def check_vocabulary(self, ids: Iterable[int], field: str) -> None:
+        """Raise InvalidRequest for an id that stands for nothing."""
+        size = self.vocabulary_size
+        if any(not 0 <= token < size for token in ids):
+            raise InvalidRequest(f"{field} holds a token id outside the vocabulary of {size}", field=field)
 
     def render(self, chat: Chat) -> str:
         """The chat as the model's template writes it, with `_BREAK` inside control tokens that users wrote."""
@@ -153,6 +163,10 @@ class TextTokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids, control tokens left out."""
         return str(self._backend.decode(ids, skip_special_tokens=True))
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens as they are written."""
+        return str(self._backend.decode(ids, skip_special_tokens=False))
 
     def stream(self, stop: tuple[str, ...] = (), may_stop: Callable[[str], bool] | None = None) -> "TextStream":
         """A decoder for one answer, token by token; `may_stop` says whether it may end with the text so far."""

@@ -8,7 +8,7 @@ import pytest
 from api.services import Limits
 from application.answer_query import AnswerQuery
 from domain.errors import DeadlineExceeded
-from domain.generation import Chat
+from domain.prompt import Chat
 from tests.api.world import TEXT, World, in_process
 
 

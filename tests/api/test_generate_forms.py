@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from domain.generation import Chat, Continuation, Message, RawText, Role
+from domain.prompt import Chat, Continuation, Message, RawText, Role
 from tests.api.world import TEXT, World
 
 ANALYSIS = {"query": "Why?"}

@@ -10,8 +10,9 @@ import pytest
 
 from application.ports import TextModel
 from domain.errors import ContextLengthExceeded, InvalidRequest, RequestCancelled
-from domain.generation import Chat, Continuation, FinishReason, GenerationRequest, Message, RawText, Role, TextChunk
+from domain.generation import FinishReason, GenerationRequest, TextChunk
 from domain.model import Model
+from domain.prompt import Chat, Continuation, Message, RawText, Role
 from tests.fakes.models import text_spec
 from tests.fakes.text_model import FakeTextModel, TextScript
 from tests.models.talking import ask, talking
@@ -52,7 +53,7 @@ async def test_the_last_chunk_and_only_it_has_the_figures(model: TextModel) -> N
     assert [chunk.finish is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
     finish = chunks[-1].finish
     assert finish is not None
-    assert finish.usage.prompt_tokens == await model.count_tokens(PROMPTS[0])
+    assert finish.usage.prompt_tokens == len(await model.encode(PROMPTS[0]))
     assert finish.usage.completion_tokens == 4
     assert len(finish.context) == finish.usage.total_tokens
 

@@ -5,20 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from domain.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest
-from domain.generation import (
-    Chat,
-    Continuation,
-    Finish,
-    FinishReason,
-    GenerationRequest,
-    Prompt,
-    RawText,
-    TextChunk,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
+from domain.generation import Finish, FinishReason, GenerationRequest, TextChunk, Timings, TokenLogprob, Usage
 from domain.model import Model
+from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
+from domain.tools import ToolCall
 from tests.fakes.gate import Gate
 from tests.fakes.loaded import FakeLoadedModel, Work
 
@@ -31,11 +21,14 @@ class TextScript:
 
     `chunks` None echoes the text of the last message, word by word; one chunk counts as one token.
     Each of a request's `n` answers is the same; a constraint is not obeyed.
+    `thinking` is told before all chunks, in one of its own, `tool_calls` with the last one.
     `before_first` holds a request in the queue, `between` holds it before each later chunk.
     `error` is raised before chunk number `error_after` (0 = before the first one).
     """
 
     chunks: Sequence[str] | None = None
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     before_first: Gate = field(default_factory=Gate)
     between: Gate = field(default_factory=Gate)
     error: Exception | None = None
@@ -52,6 +45,10 @@ def text_of(prompt: Prompt) -> str:
             return messages[-1].content
         case Continuation(_, then):
             return text_of(then)
+        case TokenIds(ids):
+            return " ".join(map(str, ids))
+        case FillInMiddle(before, after):
+            return before + after
 
 
 def words(text: str) -> list[str]:
@@ -68,6 +65,10 @@ def token_ids(prompt: Prompt) -> list[int]:
             return [token_id(word) for message in messages for word in words(message.content)]
         case Continuation(before, then):
             return [*before, *token_ids(then)]
+        case TokenIds(ids):
+            return list(ids)
+        case FillInMiddle():
+            return [token_id(word) for word in words(text_of(prompt))]
 
 
 def token_id(word: str) -> int:
@@ -107,10 +108,17 @@ class FakeTextModel(FakeLoadedModel):
         self.script = script
         self.requests: list[GenerationRequest] = []
 
-    async def count_tokens(self, prompt: Prompt) -> int:
+    async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """One for each word."""
         self.check_usable()
-        return len(token_ids(prompt))
+        return tuple(token_ids(prompt))
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The ids as numbers: the fake's words cannot be told from their ids."""
+        self.check_usable()
+        if any(not 0 <= token < VOCABULARY_SIZE for token in ids):
+            raise InvalidRequest("tokens holds a token id outside the vocabulary", field="tokens")
+        return " ".join(map(str, ids))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer by the script; the last piece carries `finish`. Nothing happens before the first step."""
@@ -123,6 +131,9 @@ class FakeTextModel(FakeLoadedModel):
                 for index, piece in enumerate(pieces):
                     await self._pace(work, index)
                     sent.append(piece)
+                    if index == 0 and self.script.thinking:
+                        for answer in range(request.n):
+                            yield TextChunk("", None, answer, thinking=self.script.thinking)
                     if index < len(pieces) - 1:
                         for answer in range(request.n):
                             yield TextChunk(piece, None, answer, logprobs_of(request, piece))
@@ -134,7 +145,8 @@ class FakeTextModel(FakeLoadedModel):
                 return
             for answer in range(request.n):
                 finish = self._finish(work, reason, prompt_ids, sent)
-                yield TextChunk(sent[-1], finish, answer, logprobs_of(request, sent[-1]))
+                logprobs = logprobs_of(request, sent[-1])
+                yield TextChunk(sent[-1], finish, answer, logprobs, tool_calls=self.script.tool_calls)
 
     def _plan(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> tuple[list[str], FinishReason]:
         """The pieces to send (at least one) and why the answer ends there."""

@@ -18,7 +18,8 @@ import pytest
 
 from domain.constraint import Choice, JsonSchema, Regex
 from domain.errors import ContextLengthExceeded, InvalidRequest
-from domain.generation import Chat, Continuation, GenerationRequest, Message, RawText, Role
+from domain.generation import GenerationRequest
+from domain.prompt import Chat, Continuation, Message, RawText, Role
 from models.text.engine import TextEngine
 from models.text.scheduler import Limits
 from tests.models.talking import ask, collect_all, idle, talking

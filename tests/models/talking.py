@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from domain.generation import Chat, Continuation, GenerationRequest, RawText, SamplingParams, TextChunk
+from domain.generation import GenerationRequest, SamplingParams, TextChunk
 from domain.model import ModelSpec, Task, WeightFormat
+from domain.prompt import Chat, Continuation, RawText
 from models.inference_thread import InferenceThread
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions, load_text

@@ -17,16 +17,8 @@ from domain.errors import (
     Overloaded,
     RequestCancelled,
 )
-from domain.generation import (
-    Chat,
-    Continuation,
-    FinishReason,
-    GenerationRequest,
-    Message,
-    RawText,
-    Role,
-    SamplingParams,
-)
+from domain.generation import FinishReason, GenerationRequest, SamplingParams
+from domain.prompt import Chat, Continuation, Message, RawText, Role
 from models.text.engine import TextEngine
 from tests.models.talking import PROMPT, Gate, ask, collect, entered, gated, idle, talking
 from tests.models.tiny import save_tiny

@@ -12,7 +12,8 @@ import pytest
 
 from domain.constraint import AnyJson, Choice, Constraint, JsonSchema, Regex
 from domain.errors import InvalidRequest
-from domain.generation import FinishReason, RawText
+from domain.generation import FinishReason
+from domain.prompt import RawText
 from models.text.engine import TextEngine
 from tests.models.talking import ask, collect, collect_all, idle, talking
 from tests.models.tiny import byte_tokenizer, save_tiny

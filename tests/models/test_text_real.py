@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from domain.generation import Chat, Message, Role
+from domain.prompt import Chat, Message, Role
 from models.store import ModelStore
 from models.text import fusion, skeleton
 from models.text.gguf_source import GgufSource

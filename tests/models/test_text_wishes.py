@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from domain.errors import GenerationFailed, InvalidRequest
-from domain.generation import FinishReason, RawText, TextChunk
+from domain.generation import FinishReason, TextChunk
+from domain.prompt import RawText
 from models.text.engine import TextEngine
 from models.text.scheduler import Limits
 from tests.models.talking import PROMPT, Gate, ask, collect, collect_all, entered, gated, idle, talking

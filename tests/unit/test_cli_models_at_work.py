@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from domain.errors import AudioRefused, GenerationFailed
-from domain.generation import Chat, GenerationRequest, Message, Role
+from domain.generation import GenerationRequest
+from domain.prompt import Chat, Message, Role
 from ingle.commands.generate import write
 from ingle.commands.transcribe import write_down
 from ingle.settings import Settings

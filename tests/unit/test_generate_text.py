@@ -16,17 +16,8 @@ from domain.errors import (
     RequestCancelled,
     UnsupportedCapability,
 )
-from domain.generation import (
-    Chat,
-    FinishReason,
-    GenerationRequest,
-    Message,
-    RawText,
-    Role,
-    SamplingParams,
-    TextChunk,
-    Usage,
-)
+from domain.generation import FinishReason, GenerationRequest, SamplingParams, TextChunk, Usage
+from domain.prompt import Chat, Message, RawText, Role
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
 from tests.fakes.models import FakeModelRepository, TextScript

@@ -15,15 +15,12 @@ from domain.generation import (
     MAX_STOP_STRINGS,
     MAX_STOP_TOKENS,
     MAX_TOP_LOGPROBS,
-    Chat,
     GenerationRequest,
-    Message,
-    RawText,
-    Role,
     SamplingParams,
     Timings,
     Usage,
 )
+from domain.prompt import Chat, Message, RawText, Role
 
 ABOVE_ZERO = math.nextafter(0.0, 1.0)
 

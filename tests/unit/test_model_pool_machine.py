@@ -20,9 +20,10 @@ from domain.errors import (
     RequestCancelled,
     ServerDraining,
 )
-from domain.generation import GenerationRequest, RawText
+from domain.generation import GenerationRequest
 from domain.keep_alive import FOREVER
 from domain.model import LoadOptions, Task
+from domain.prompt import RawText
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
 from tests.fakes.models import GIB, FakeModelRepository, FakeTextModel, text_spec

@@ -9,8 +9,9 @@ from application.events import ModelUnloaded
 from application.model_pool import ModelPool
 from application.residents import ResidentState, Unloaded
 from domain.errors import ModelBusy, ModelLoadFailed, ModelNotFound, ModelPinned, RequestCancelled, ServerDraining
-from domain.generation import GenerationRequest, RawText
+from domain.generation import GenerationRequest
 from domain.model import Task
+from domain.prompt import RawText
 from tests.fakes.events import RecordedEvents
 from tests.fakes.models import GIB, FakeModelRepository
 from tests.fakes.virtual_time import settle, virtual_time

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from domain.errors import GenerationFailed
-from domain.generation import Chat, Message, Role
+from domain.prompt import Chat, Message, Role
 from tests.api.openai.frames import chunks_of, data_of, deltas_of, text_of
 from tests.api.test_disconnects import closing_one
 from tests.api.world import EMBEDDING, SPEECH, TEXT, Served, World, serving
