@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from application.answer_query import AnswerQuery
+from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.model_pool import ModelPool
 from application.ports import Clock, SystemProbe
@@ -72,6 +73,7 @@ class Services:
     generate: GenerateText
     answer: AnswerQuery
     transcribe: TranscribeAudio
+    embed: EmbedTexts
     probe: SystemProbe
     clock: Clock
     uploads_dir: Path

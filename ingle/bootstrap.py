@@ -75,6 +75,7 @@ def build(settings: Settings) -> Application:
         generate=generate,
         answer=AnswerQuery(generate, settings.context_template),
         transcribe=transcribe,
+        embed=embed,
         probe=probe,
         clock=clock,
         uploads_dir=settings.data_dir / "uploads",

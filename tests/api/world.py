@@ -18,6 +18,7 @@ from api.app import create_app
 from api.protocol import ConnectionLimits, limited_protocol
 from api.services import Defaults, Services
 from application.answer_query import AnswerQuery
+from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.model_pool import ModelPool
 from application.transcribe_audio import TranscribeAudio
@@ -65,6 +66,7 @@ def make_world(uploads_dir: Path, **repository: Any) -> World:
         generate=generate,
         answer=AnswerQuery(generate),
         transcribe=TranscribeAudio(pool, clock, events),
+        embed=EmbedTexts(pool, clock, events),
         probe=FakeProbe(),
         clock=clock,
         uploads_dir=uploads_dir,
