@@ -50,6 +50,7 @@ class ModelPool:
         self._default_options = default_options or LoadOptions()
         self._slots = Slots(repository, clock, publish, keep_alive)
         self._optimising: asyncio.Task[MemoryFreed] | None = None
+        self._kept_out: dict[str, asyncio.Event] = {}
         self._draining = False
 
     # -- looking ------------------------------------------------------------------------------------
@@ -113,6 +114,10 @@ class ModelPool:
         while True:
             if self._draining:
                 raise ServerDraining()
+            if spec.id in self._kept_out:
+                await self._wait_for_return(spec.id, deadline)
+                spec = self._repository.find(spec.id)
+                continue
             slot = self._slots.get(spec.id) or self._slots.start_load(spec, options)
             if slot.state is not ResidentState.UNLOADING:
                 break
@@ -216,6 +221,40 @@ class ModelPool:
             freed = await asyncio.shield(task)
             unloaded.append(Unloaded(model_id, was_loaded=True, bytes_freed=freed or 0))
         return unloaded
+
+    @asynccontextmanager
+    async def removing(self, name: str) -> AsyncGenerator[ModelSpec, None]:
+        """Keep the model that `name` means out of memory while its files go away or are replaced by others.
+
+        An idle one is unloaded first. Whoever wants it meanwhile waits for the end of the block and then gets what
+        is there: ModelNotFound, if that is nothing. Raises ModelNotFound, ModelBusy while the model is lent or on
+        its way into memory, ModelPinned, ServerDraining.
+        """
+        spec = self._repository.find(name)
+        while spec.id in self._kept_out:
+            await self._wait_for_return(spec.id, self._clock.monotonic() + self._load_timeout)
+            spec = self._repository.find(name)
+        if self._draining:
+            raise ServerDraining()
+        slot = self._slots.get(spec.id)
+        if slot is not None and slot.state is ResidentState.LOADING:
+            raise ModelBusy(spec.id, slot.users)
+        back = self._kept_out[spec.id] = asyncio.Event()
+        try:
+            await self.unload(spec.id)
+            yield spec
+            self._slots.failures.pop(spec.id, None)
+        finally:
+            del self._kept_out[spec.id]
+            back.set()
+
+    async def _wait_for_return(self, model_id: str, deadline: float) -> None:
+        """Until nobody keeps the model out of memory any more."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await self._kept_out[model_id].wait()
+        except TimeoutError:
+            raise ModelLoading(f"the files of '{model_id}' are being changed: ask again in a moment") from None
 
     # -- memory -------------------------------------------------------------------------------------
 
