@@ -7,6 +7,8 @@ from typing import Protocol
 
 from domain.embedding import EmbeddingInput, Embeddings
 from domain.generation import GenerationRequest, TextChunk
+from domain.library import ModelDetails, NewModel, PullProgress
+from domain.model import ModelSpec
 from domain.prompt import Prompt
 from domain.repositories import LoadedModel
 from domain.transcription import TranscriptionEvent, TranscriptionRequest
@@ -86,6 +88,43 @@ class EmbeddingModel(LoadedModel, Protocol):
         ...
 
 
+class ModelLibrary(Protocol):
+    """The models on disk, as they come, change and go. Nothing here knows which of them are in memory.
+
+    * Names are found as `ModelRepository.find` finds them, except that no catch-all alias counts.
+    * `pull` raises ModelNotFound and InvalidRequest before its first step, and ends with a step of the stage DONE:
+      at once where the model is here and intact. `completed` never falls for a file. It raises DownloadFailed,
+      InsufficientStorage.
+    * All who pull one model share one download; closing the generator leaves it to the others, or, with the last of
+      them, ends it; what was downloaded is kept for the next pull.
+    * `copy` and `create` share the weights of the model that they start from and may replace a model that they made
+      before; every other name that means something raises ModelExists.
+    * `delete` takes the weights when no other name uses them. A model that a person placed in the models folder is
+      refused (InvalidRequest) by `delete`, `copy` and `create`: its files are that person's.
+    * Each change is whole or has not happened, whatever interrupts it. A full disk raises InsufficientStorage.
+    """
+
+    def pull(self, name: str) -> AsyncGenerator[PullProgress, None]:
+        """Install `name`, or repair it, and tell how far that is."""
+        ...
+
+    async def delete(self, name: str) -> ModelSpec:
+        """Remove a model; returns what it was."""
+        ...
+
+    async def copy(self, source: str, destination: str) -> ModelSpec:
+        """Give `source` a second name."""
+        ...
+
+    async def create(self, wish: NewModel) -> ModelSpec:
+        """Make a model from another."""
+        ...
+
+    async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
+        """What the files of an installed model say. Cheap when it was asked before, except with `vocabulary`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A usable GPU."""
@@ -119,6 +158,53 @@ class SystemProbe(Protocol):
 
     def devices(self) -> Sequence[str]:
         """The devices that a load may name, `cpu` first."""
+        ...
+
+
+class Fetcher(Protocol):
+    """Gets files from addresses that strangers named, without becoming their hand in this network.
+
+    * Only http and https, on permitted ports, to public addresses and to what the operator opened; every redirect is
+      judged anew. Nothing of this server goes along: no credentials, cookies, proxies.
+    * Refused by rule, unresolvable, connection refused: one UrlNotAllowed that does not tell which.
+    * A permitted address that answers raises DownloadFailed (with its status), DownloadTooLarge, DeadlineExceeded;
+      too many fetches at once raise Overloaded, a full disk InsufficientStorage. `target` is gone after any of them.
+    """
+
+    async def fetch(self, url: str, target: Path, *, max_bytes: int) -> int:
+        """Write what lies at `url` into the new file `target`; returns its size in bytes."""
+        ...
+
+    async def check(self, url: str) -> None:
+        """Raise UrlNotAllowed if `fetch` would, as far as that can be known without connecting."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """How another server does. `host` is all of its address that may be shown; nothing here is secret.
+
+    `status` is ok, degraded, down or not_configured; `circuit` closed, open or half_open; `checked_at` is in seconds
+    since the epoch; `models` are the names under which its models are offered here.
+    """
+
+    name: str
+    kind: str
+    configured: bool
+    host: str | None
+    status: str
+    latency_ms: int | None
+    checked_at: float
+    models: tuple[str, ...]
+    circuit: str
+    error_code: str | None
+
+
+class ProviderWatch(Protocol):
+    """Tells how the providers do that this server passes requests to. Answers within a few seconds, whatever they do."""
+
+    async def states(self) -> Sequence[ProviderState]:
+        """One for each provider; a state may be some seconds old."""
         ...
 
 

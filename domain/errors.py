@@ -99,6 +99,12 @@ class ModelPinned(IngleError):
     code = "model_pinned"
 
 
+class ModelExists(IngleError):
+    """That name belongs to another model."""
+
+    code = "model_exists"
+
+
 class ModelLoading(IngleError):
     """The model is still loading: ask again in a moment."""
 
@@ -194,6 +200,53 @@ class NotOffered(IngleError):
     """This version of Ingle does not offer that."""
 
     code = "not_implemented"
+
+
+# -- other servers --------------------------------------------------------------------------------------
+
+
+class ProviderUnavailable(Overloaded):
+    """The provider of this model cannot be reached: try again later."""
+
+    code = "provider_unavailable"
+
+
+class RateLimited(Overloaded):
+    """The provider of this model takes no more requests for now."""
+
+    code = "rate_limited"
+
+
+class ProviderError(GenerationFailed):
+    """The provider of this model failed."""
+
+    code = "provider_error"
+    retryable = True
+
+
+class ProviderRefusesKey(GenerationFailed):
+    """The provider of this model does not accept this server's key."""
+
+    code = "auth_error"
+
+
+class BadResponse(GenerationFailed):
+    """The answer of this model's provider cannot be read."""
+
+    code = "bad_response"
+    retryable = True
+
+
+class UrlNotAllowed(IngleError):
+    """That address cannot be fetched from here."""
+
+    code = "url_not_allowed"
+
+
+class DownloadTooLarge(IngleError):
+    """What lies at that address is larger than this server accepts."""
+
+    code = "payload_too_large"
 
 
 # -- audio --------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ class Task(StrEnum):
 
 
 class WeightFormat(StrEnum):
-    """How the weights lie on disk."""
+    """How the weights lie on disk; REMOTE ones lie with a provider, and nothing of them is here."""
 
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
     CTRANSLATE2 = "ctranslate2"
+    REMOTE = "remote"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ RETRYABLE = {
     "Overloaded",
     "ServerDraining",
     "DeadlineExceeded",
+    "ProviderUnavailable",
+    "RateLimited",
+    "ProviderError",
+    "BadResponse",
 }
 
 
