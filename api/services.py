@@ -7,8 +7,9 @@ from pathlib import Path
 from application.answer_query import AnswerQuery
 from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
+from application.manage_models import ManageModels
 from application.model_pool import ModelPool
-from application.ports import Clock, SystemProbe
+from application.ports import Clock, ModelLibrary, SystemProbe
 from application.transcribe_audio import TranscribeAudio
 
 MIB = 1 << 20
@@ -74,6 +75,8 @@ class Services:
     answer: AnswerQuery
     transcribe: TranscribeAudio
     embed: EmbedTexts
+    library: ModelLibrary
+    manage: ManageModels
     probe: SystemProbe
     clock: Clock
     uploads_dir: Path

@@ -72,8 +72,33 @@ class WorkCancelled:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPulled:
+    """A model was fetched, or found to be here already."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMade:
+    """A model was made from `base`, by a copy or with a preset of its own."""
+
+    model_id: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeleted:
+    """A model left the disk."""
+
+    model_id: str
+
+
 Event = (
     ModelLoaded
+    | ModelPulled
+    | ModelMade
+    | ModelDeleted
     | ModelLoadRefused
     | ModelUnloaded
     | GenerationFinished

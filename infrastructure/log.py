@@ -17,8 +17,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from application.events import (
     Event,
     GenerationFinished,
+    ModelDeleted,
     ModelLoaded,
     ModelLoadRefused,
+    ModelMade,
+    ModelPulled,
     ModelUnloaded,
     TextsEmbedded,
     TranscriptionFinished,
@@ -123,6 +126,12 @@ class EventLog:
                 self._log.error("model load failed", model=model_id, code=code, reason=reason)
             case ModelUnloaded(model_id, reason, bytes_freed):
                 self._log.info("model unloaded", model=model_id, reason=reason, freed_bytes=bytes_freed)
+            case ModelPulled(model_id):
+                self._log.info("model pulled", model=model_id)
+            case ModelMade(model_id, base):
+                self._log.info("model made", model=model_id, base=base)
+            case ModelDeleted(model_id):
+                self._log.info("model deleted", model=model_id)
             case GenerationFinished(model_id, request_id, reason, usage, timings):
                 self._log.info(
                     "generation finished",

@@ -11,6 +11,7 @@ from application.answer_query import AnswerQuery
 from application.embed_texts import EmbedTexts
 from application.events import Publish
 from application.generate_text import GenerateText
+from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.ports import Clock, SystemProbe
 from application.transcribe_audio import TranscribeAudio
@@ -20,6 +21,7 @@ from infrastructure.log import EventLog
 from ingle.model_store import aliases, open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
+from models.library import StoredLibrary
 from models.repository import LoadPolicy, OptimizedModelRepository
 from models.speech.decoder import AudioDecoder, DecodeLimits
 from models.store import ModelStore
@@ -42,6 +44,7 @@ class Application:
     probe: SystemProbe
     services: Services
     repository: OptimizedModelRepository
+    library: StoredLibrary
 
     async def close(self) -> None:
         """End what runs, unload every model."""
@@ -49,6 +52,7 @@ class Application:
             await self.pool.close()
         finally:
             self.repository.close()
+            self.library.close()
 
 
 def build(settings: Settings) -> Application:
@@ -69,6 +73,7 @@ def build(settings: Settings) -> Application:
     generate = GenerateText(pool, clock, publish)
     transcribe = TranscribeAudio(pool, clock, publish)
     embed = EmbedTexts(pool, clock, publish)
+    library = StoredLibrary(store)
     probe = MachineProbe(version("ingle"), threads, store.free_bytes)
     services = Services(
         pool=pool,
@@ -76,6 +81,8 @@ def build(settings: Settings) -> Application:
         answer=AnswerQuery(generate, settings.context_template),
         transcribe=transcribe,
         embed=embed,
+        library=library,
+        manage=ManageModels(pool, library, publish),
         probe=probe,
         clock=clock,
         uploads_dir=settings.data_dir / "uploads",
@@ -106,7 +113,7 @@ def build(settings: Settings) -> Application:
         readiness={"engine": repository.engines_are_well},
         settings=_public(settings),
     )
-    return Application(store, pool, generate, transcribe, embed, probe, services, repository)
+    return Application(store, pool, generate, transcribe, embed, probe, services, repository, library)
 
 
 def usable_cores() -> int:

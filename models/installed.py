@@ -31,18 +31,3 @@ class InstalledModel:
     digest: str
     modified_at: float = 0.0
     is_placed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PullProgress:
-    """A step of a pull: `completed` of `total` bytes of `file`, whose sha256 is `digest` where it is known.
-
-    `status` is in the words of Ollama's clients: `pulling manifest`, `pulling <12 hex digits>`,
-    `verifying sha256 digest`, `writing manifest`, `success`.
-    """
-
-    status: str
-    file: str = ""
-    completed: int = 0
-    total: int = 0
-    digest: str = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from domain.errors import DownloadFailed, InsufficientStorage
+from domain.library import PullProgress, PullStage
 from domain.model import ModelSpec
 from models.catalog import (
     CatalogEntry,
@@ -19,7 +20,7 @@ from models.catalog import (
     is_model_file,
 )
 from models.describe import Unusable, describe
-from models.installed import InstalledModel, PullProgress, StoredFile
+from models.installed import InstalledModel, StoredFile
 from models.layout import Layout, key_of, sync_directory
 from models.manifest import Manifest, ManifestFile, artefact_digest, read_manifest
 from models.sources.source import Cancellation, DownloadPlan, MirrorFailed, Source
@@ -85,7 +86,7 @@ class Pull:
 
         Raises DownloadFailed naming each mirror and its reason, InsufficientStorage, RequestCancelled.
         """
-        self._report(PullProgress("pulling manifest"))
+        self._report(PullProgress(PullStage.MANIFEST))
         try:
             with self._layout.lock(self._key, wait=lambda: self._cancellation.sleep(0.1)):
                 sweep(self._layout, self._placed)
@@ -95,7 +96,7 @@ class Pull:
                 shutil.rmtree(self._layout.staging / self._key, ignore_errors=True)
                 raise InsufficientStorage("the disk is full: make room and pull again") from error
             raise DownloadFailed(f"the models folder cannot be used: {error.strerror}") from error
-        self._report(PullProgress("success"))
+        self._report(PullProgress(PullStage.DONE))
 
     def _install(self) -> None:
         installed = read_manifest(self._layout, self._key)
@@ -175,7 +176,7 @@ class Pull:
         """Let the artefact appear, whole, and then the manifest that says so. Never the other way round."""
         manifest = Manifest(replace(spec, size_bytes=sum(file.size for file in files)), files, origin)
         self._cancellation.check()
-        self._report(PullProgress("writing manifest"))
+        self._report(PullProgress(PullStage.PUBLISHING))
         with self._layout.publishing():
             directory = self._layout.artefacts / manifest.digest
             _move(self._staging.files, directory)

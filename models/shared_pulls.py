@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from domain.errors import RequestCancelled
-from models.installed import PullProgress
+from domain.library import PullProgress
 from models.sources.source import Cancellation
 
 Work = Callable[[Callable[[PullProgress], None], Cancellation], None]

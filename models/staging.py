@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from domain.errors import InsufficientStorage
+from domain.library import PullProgress, PullStage
 from models.assembly import assemble, expect
-from models.installed import PullProgress
 from models.sources.source import Cancellation, DownloadPlan, PlannedFile, Resource, Source, Transfer, WrongBytes
 from models.verification import hash_of
 
@@ -52,7 +52,7 @@ class Staging:
             brought.update(needed)
         users = Counter(key for file in missing for key in {piece.resource.key for piece in file.pieces})
         for file in missing:
-            self._report(PullProgress("verifying sha256 digest", file.name, file.size, file.size, file.sha256 or ""))
+            self._report(PullProgress(PullStage.VERIFYING, file.name, file.size, file.size, file.sha256 or ""))
             hashes[file.name] = self._build(file, users)
         return hashes
 
@@ -150,9 +150,8 @@ class _FileProgress:
         if completed <= self._completed:
             return
         self._completed, self._said_at = completed, time.monotonic()
-        digest = self._file.sha256 or ""
-        status = f"pulling {digest[:12] or self._file.name}"
-        self._report(PullProgress(status, self._file.name, completed, self._file.size, digest))
+        step = PullProgress(PullStage.FILES, self._file.name, completed, self._file.size, self._file.sha256 or "")
+        self._report(step)
 
 
 def _size(path: Path) -> int:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
+from domain.library import PullProgress, PullStage
 from domain.model import ModelSpec, is_valid_name, nearest_names, resolve_name
 from models.catalog import HUB_HOSTS, Catalog, CatalogEntry, hub_entry
-from models.installed import InstalledModel, PullProgress, StoredFile
+from models.installed import InstalledModel, StoredFile
 from models.layout import Layout, key_of, sync_directory
 from models.manifest import Manifest, Manifests
 from models.placed import PlacedModels, Rejected
@@ -21,7 +22,7 @@ from models.staging import Report
 from models.sweep import drop_converted, used_digests
 from models.verification import Verifier
 
-__all__ = ["InstalledModel", "ModelStore", "PullLimits", "PullProgress", "StoredFile"]
+__all__ = ["InstalledModel", "ModelStore", "PullLimits", "StoredFile"]
 
 _REGISTRY_PREFIXES = ("registry.ollama.ai/library/", "library/")
 _LAYOUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
@@ -124,7 +125,7 @@ class ModelStore:
             entry = self._entry(name)
             present = models.get(entry.spec.id.lower())
         if present is not None and (present.is_placed or not self._verifier.damaged(present)):
-            on_progress(PullProgress("success"))
+            on_progress(PullProgress(PullStage.DONE))
             return present
 
         def work(report: Report, cancellation: Cancellation) -> None:

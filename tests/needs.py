@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TextIO
 from domain.errors import IngleError
 
 if TYPE_CHECKING:  # an import at run time would cost every test run the time that one of weights takes
+    from domain.library import PullProgress
     from ingle.settings import Settings
-    from models.store import ModelStore, PullProgress
+    from models.store import ModelStore
 
 REQUIRE = "INGLE_TEST_REQUIRE"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

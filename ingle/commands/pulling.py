@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.filesize import decimal
 
+from domain.library import PullProgress
 from ingle.commands.terminal import byte_progress, messages
-from models.installed import InstalledModel, PullProgress
+from models.installed import InstalledModel
 from models.store import ModelStore
 
 

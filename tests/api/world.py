@@ -20,10 +20,12 @@ from api.services import Defaults, Services
 from application.answer_query import AnswerQuery
 from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
+from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.transcribe_audio import TranscribeAudio
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
+from tests.fakes.library import FakeModelLibrary
 from tests.fakes.models import FakeModelRepository, embedding_spec, speech_spec, text_spec
 from tests.fakes.probe import FakeProbe
 
@@ -38,6 +40,7 @@ class World:
 
     repository: FakeModelRepository
     pool: ModelPool
+    library: FakeModelLibrary
     events: RecordedEvents
     services: Services
 
@@ -61,12 +64,15 @@ def make_world(uploads_dir: Path, **repository: Any) -> World:
     clock, events = LoopClock(), RecordedEvents()
     pool = ModelPool(models, clock, events)
     generate = GenerateText(pool, clock, events)
+    library = FakeModelLibrary(models)
     services = Services(
         pool=pool,
         generate=generate,
         answer=AnswerQuery(generate),
         transcribe=TranscribeAudio(pool, clock, events),
         embed=EmbedTexts(pool, clock, events),
+        library=library,
+        manage=ManageModels(pool, library, events),
         probe=FakeProbe(),
         clock=clock,
         uploads_dir=uploads_dir,
@@ -75,7 +81,7 @@ def make_world(uploads_dir: Path, **repository: Any) -> World:
         defaults=Defaults(model=TEXT, speech_model=SPEECH),
         aliases=aliases,
     )
-    return World(models, pool, events, services)
+    return World(models, pool, library, events, services)
 
 
 def in_process(app: FastAPI) -> httpx2.AsyncClient:

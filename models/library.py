@@ -1,0 +1,67 @@
+"""The models on disk, for the rest of the program: blocking work in threads, pulls as streams."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from domain.errors import NotOffered
+from domain.library import ModelDetails, NewModel, PullProgress
+from domain.model import ModelSpec
+from models.installed import InstalledModel
+from models.store import ModelStore
+
+_PULLS = 32
+
+
+class StoredLibrary:
+    """Implements `application.ports.ModelLibrary` over the local store."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        # Threads of their own: waiting for a download must not take those that everybody else uses.
+        self._pulling = ThreadPoolExecutor(_PULLS, "pull")
+
+    async def pull(self, name: str) -> AsyncGenerator[PullProgress, None]:
+        """Install `name`, or repair it, and tell how far that is; see the contract."""
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[PullProgress | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def tell(step: PullProgress | None) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, step)
+
+        work = loop.run_in_executor(self._pulling, self._store.pull, name, tell, cancelled)
+        work.add_done_callback(lambda _: inbox.put_nowait(None))
+        try:
+            while (step := await inbox.get()) is not None:
+                yield step
+            await work
+        finally:
+            cancelled.set()
+            work.add_done_callback(lambda over: over.cancelled() or over.exception())  # nobody else may ask
+
+    async def delete(self, name: str) -> ModelSpec:
+        """Remove a model; returns what it was."""
+        return _spec(await asyncio.to_thread(self._store.remove, name))
+
+    async def copy(self, source: str, destination: str) -> ModelSpec:
+        """Give `source` a second name."""
+        raise NotOffered()
+
+    async def create(self, wish: NewModel) -> ModelSpec:
+        """Make a model from another."""
+        raise NotOffered()
+
+    async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
+        """What the files of an installed model say."""
+        raise NotOffered()
+
+    def close(self) -> None:
+        """End the threads. Every pull must be over or abandoned."""
+        self._pulling.shutdown(wait=False, cancel_futures=True)
+
+
+def _spec(model: InstalledModel) -> ModelSpec:
+    return replace(model.spec, digest=model.digest, modified_at=model.modified_at)
