@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from domain.prompt import Message
+from domain.prompt import Message, Role
 
 ParameterValue = bool | int | float | str | tuple[str, ...]
 
@@ -21,3 +21,14 @@ class Preset:
     messages: tuple[Message, ...] = ()
     template: str = ""
     parent: str = ""
+
+
+def opened_by(preset: Preset, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A chat with what the model brings along: its messages in front, and before all its system text.
+
+    The system text gives way to a request whose chat begins with a system message of its own.
+    """
+    chat = (*preset.messages, *messages)
+    if preset.system and not (messages and messages[0].role is Role.SYSTEM):
+        return (Message(Role.SYSTEM, preset.system), *chat)
+    return chat

@@ -5,7 +5,16 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from domain.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest
-from domain.generation import Finish, FinishReason, GenerationRequest, TextChunk, Timings, TokenLogprob, Usage
+from domain.generation import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    PromptToken,
+    TextChunk,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from domain.model import Model
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from domain.tools import ToolCall
@@ -23,6 +32,7 @@ class TextScript:
     Each of a request's `n` answers is the same; a constraint is not obeyed.
     `thinking` is told before all chunks, in one of its own, `tool_calls` with the last one.
     `before_first` holds a request in the queue, `between` holds it before each later chunk.
+    `guessed` are the tokens that were guessed right and wrong.
     `error` is raised before chunk number `error_after` (0 = before the first one).
     """
 
@@ -34,6 +44,7 @@ class TextScript:
     error: Exception | None = None
     error_after: int = 0
     cached_tokens: int = 0
+    guessed: tuple[int, int] = (0, 0)
 
 
 def text_of(prompt: Prompt) -> str:
@@ -100,6 +111,21 @@ def logprobs_of(request: GenerationRequest, piece: str) -> tuple[TokenLogprob, .
     return (TokenLogprob(token_id(piece), piece, piece.encode(), 0.0, top),)
 
 
+def prompt_tokens(request: GenerationRequest) -> tuple[PromptToken, ...]:
+    """Made-up probabilities of the prompt, if they were asked for; the first token has none."""
+    if request.prompt_logprobs is None:
+        return ()
+    told = []
+    for place, (identity, word) in enumerate(
+        zip(token_ids(request.prompt), words(text_of(request.prompt)), strict=True)
+    ):
+        top = tuple(
+            TokenLogprob(index, "abcde"[index], b"x", -float(index)) for index in range(request.prompt_logprobs)
+        )
+        told.append(PromptToken(identity, word, word.encode(), None if place == 0 else -0.5, top if place else ()))
+    return tuple(told)
+
+
 class FakeTextModel(FakeLoadedModel):
     """A TextModel. `requests` keeps every request that it was given, in order."""
 
@@ -127,16 +153,19 @@ class FakeTextModel(FakeLoadedModel):
             prompt_ids = token_ids(request.prompt)
             pieces, reason = self._plan(request, prompt_ids)
             sent: list[str] = []
+            prompt = prompt_tokens(request)
             try:
                 for index, piece in enumerate(pieces):
                     await self._pace(work, index)
                     sent.append(piece)
                     if index == 0 and self.script.thinking:
                         for answer in range(request.n):
-                            yield TextChunk("", None, answer, thinking=self.script.thinking)
+                            yield TextChunk("", None, answer, thinking=self.script.thinking, prompt=prompt)
+                        prompt = ()
                     if index < len(pieces) - 1:
                         for answer in range(request.n):
-                            yield TextChunk(piece, None, answer, logprobs_of(request, piece))
+                            yield TextChunk(piece, None, answer, logprobs_of(request, piece), prompt=prompt)
+                        prompt = ()
             except DeadlineExceeded:
                 if not sent:
                     raise
@@ -146,13 +175,13 @@ class FakeTextModel(FakeLoadedModel):
             for answer in range(request.n):
                 finish = self._finish(work, reason, prompt_ids, sent)
                 logprobs = logprobs_of(request, sent[-1])
-                yield TextChunk(sent[-1], finish, answer, logprobs, tool_calls=self.script.tool_calls)
+                yield TextChunk(sent[-1], finish, answer, logprobs, tool_calls=self.script.tool_calls, prompt=prompt)
 
     def _plan(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> tuple[list[str], FinishReason]:
         """The pieces to send (at least one) and why the answer ends there."""
         if any(not 0 <= token_id < VOCABULARY_SIZE for token_id in prompt_ids):
             raise InvalidRequest(f"token ids must be between 0 and {VOCABULARY_SIZE - 1}", field="context")
-        context_length = self.info.context_length
+        context_length = min(self.info.context_length, request.num_ctx or self.info.context_length)
         if len(prompt_ids) >= context_length:
             raise ContextLengthExceeded(len(prompt_ids), context_length)
         chunks = words(text_of(request.prompt)) if self.script.chunks is None else self.script.chunks
@@ -174,5 +203,7 @@ class FakeTextModel(FakeLoadedModel):
 
     def _finish(self, work: Work, reason: FinishReason, prompt_ids: Sequence[int], sent: Sequence[str]) -> Finish:
         answer_ids = [token_id(piece) for piece in sent if piece]
-        usage = Usage(len(prompt_ids), len(answer_ids), min(self.script.cached_tokens, len(prompt_ids)))
+        cached = min(self.script.cached_tokens, len(prompt_ids))
+        thought = len(words(self.script.thinking))
+        usage = Usage(len(prompt_ids), len(answer_ids) + thought, cached, thought, *self.script.guessed)
         return Finish(reason, usage, Timings(decode=work.seconds()), (*prompt_ids, *answer_ids))
