@@ -201,7 +201,7 @@ class ProviderState:
 
 
 class ProviderWatch(Protocol):
-    """Tells how the providers do that this server passes requests to. Answers within a few seconds, whatever they do."""
+    """Tells how the servers do that requests are passed on to. Answers within a few seconds, whatever they do."""
 
     async def states(self) -> Sequence[ProviderState]:
         """One for each provider; a state may be some seconds old."""
