@@ -1,199 +1,155 @@
 """The body of POST /v1/chat/completions, and how it becomes a GenerationRequest."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 from starlette.requests import Request
 
-from api.bodies import Body
-from api.errors import InvalidFields, Problem
 from api.openai.constraints import constraint_of
-from api.openai.messages import chat_of
+from api.openai.messages import messages_of
+from api.openai.reading import wrong
+from api.openai.sampling_body import DEFAULT_SECONDS, SamplingBody, in_this_dialect, num_ctx_of, sampling_of
+from api.openai.tools import function_call_of, functions_of, tool_choice_of, tools_of
 from api.request_ids import request_id_of
-from api.sampling import client_of, deadline_of, in_body, new_tokens, refuse_unless_neutral, stop_strings
+from api.sampling import client_of, deadline_of, refuse_unless_neutral
 from api.services import Limits
 from domain.errors import InvalidRequest
-from domain.generation import MAX_TOP_LOGPROBS, GenerationRequest, SamplingParams
+from domain.generation import MAX_TOP_LOGPROBS, GenerationRequest
+from domain.model import ModelSpec
+from domain.preset import opened_by
+from domain.prompt import Chat
 
-DEFAULT_SECONDS = 600.0
-
-NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
+_NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "modalities": (["text"],),
     "prompt_embeds": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "truncate": (False,),
     "web_search_options": (),
 }
-# The names that this dialect has for the domain's fields.
-_NAMES = {
-    name: name
-    for name in (
-        "frequency_penalty",
-        "logit_bias",
-        "min_p",
-        "min_tokens",
-        "n",
-        "presence_penalty",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-    )
-}
+_TEMPLATE_ARGUMENTS = ("enable_thinking", "reasoning_effort")
+# It may reach a chat template, so it is a plain word.
+_EFFORT = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
-class StreamOptions(Body):
-    """What a stream holds beside the answer."""
+class ChatBody(SamplingBody):
+    """A chat, and how to go on from it."""
 
-    include_usage: bool | None = None
-
-
-class EngineOptions(Body):
-    """The one option of the engine that a request may choose: how many tokens of context it may fill."""
-
-    num_ctx: int | None = Field(None, ge=0)
-
-
-class ChatBody(Body):
-    """A chat, and how to go on from it. Fields without an effect here are not named; unknown ones are ignored."""
-
-    model: str = Field(min_length=1)
     messages: list[Any]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    stop: Any = None
-    stop_token_ids: list[int] | None = None
-    seed: int | None = None
-    n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
     response_format: dict[str, Any] | None = None
-    structured_outputs: dict[str, Any] | None = None
-    guided_json: Any = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    keep_alive: Any = None
-    options: EngineOptions | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     @property
-    def include_usage(self) -> bool:
-        """Whether a stream tells the usage in a chunk of its own."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+    def has_old_tools(self) -> bool:
+        """Whether tools are named in their old form, and calls are wanted in it."""
+        return bool(self.functions) and not self.tools
 
 
 def refuse_what_is_not_offered(raw: Mapping[str, Any]) -> None:
     """Raise UnsupportedParameter for what would change the answer and cannot be honoured."""
-    refuse_unless_neutral(raw, NOT_OFFERED)
+    refuse_unless_neutral(raw, _NOT_OFFERED)
 
 
-def generation_request(request: Request, body: ChatBody, limits: Limits) -> GenerationRequest:
-    """The body as the domain has it. Raises InvalidRequest (and its kinds) naming the body's field."""
+def generation_request(request: Request, body: ChatBody, spec: ModelSpec, limits: Limits) -> GenerationRequest:
+    """The body as the domain has it, with the defaults that `spec` brings along.
+
+    Raises InvalidRequest (and its kinds) naming the body's field.
+    """
     try:
+        wish = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         return GenerationRequest(
-            chat_of(body.messages),
-            _sampling(body, limits.new_tokens),
+            _chat(body, spec),
+            sampling_of(
+                body, spec.preset, max_tokens=wish, ceiling=limits.new_tokens, logprobs=_logprobs(body)
+            ),
             deadline_of(request, None, limits.generation_seconds or DEFAULT_SECONDS),
             request_id_of(request.scope),
             client=client_of(request),
             n=1 if body.n is None else body.n,
-            constraint=constraint_of(body.response_format, body.structured_outputs, _guided(body)),
+            constraint=constraint_of(body.response_format, body.structured_outputs, body.guided),
+            num_ctx=num_ctx_of(body, spec.preset),
         )
     except InvalidRequest as error:
-        raise in_this_dialect(error, body) from None
+        raise in_chat(error, body) from None
 
 
-def in_this_dialect(error: InvalidRequest, body: ChatBody) -> InvalidRequest:
+def in_chat(error: InvalidRequest, body: ChatBody) -> InvalidRequest:
     """`error` under the name that the body has for the field."""
     names = {
-        **_NAMES,
-        "constraint": _constraint_field(body),
         "max_tokens": "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
         "logprobs": "top_logprobs",
+        "messages": "messages",
+        "tools": "functions" if body.has_old_tools else "tools",
+        "tool_choice": "function_call" if body.has_old_tools else "tool_choice",
+        "think": "chat_template_kwargs" if body.reasoning_effort is None else "reasoning_effort",
+        "continue_final_message": "continue_final_message",
     }
-    return in_body(error, names)
+    return in_this_dialect(error, body, names)
 
 
-def _constraint_field(body: ChatBody) -> str:
-    """The field that the constraint came from."""
-    extensions = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
-    return next((name for name in extensions if getattr(body, name) not in (None, {})), "response_format")
-
-
-def _sampling(body: ChatBody, ceiling: int | None) -> SamplingParams:
-    wish = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    chosen = {
-        name: value
-        for name in (
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "typical_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-            "min_tokens",
-            "ignore_eos",
-        )
-        if (value := getattr(body, name)) is not None
-    }
-    return SamplingParams(
-        **chosen,
-        max_tokens=new_tokens(wish, ceiling),
-        stop=_stop(body.stop),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        logit_bias=_bias(body.logit_bias or {}),
-        logprobs=_logprobs(body),
+def _chat(body: ChatBody, spec: ModelSpec) -> Chat:
+    goes_on = bool(body.continue_final_message)
+    if goes_on and body.add_generation_prompt:
+        raise wrong("add_generation_prompt", "does not go with continue_final_message")
+    if body.has_old_tools:
+        tools, choice, parallel = functions_of(body.functions or ()), function_call_of(body.function_call), False
+    else:
+        tools, choice = tools_of(body.tools or ()), tool_choice_of(body.tool_choice)
+        parallel = body.parallel_tool_calls is not False
+    think, effort = _reasoning(body, can_think="thinking" in spec.capabilities)
+    messages = messages_of(body.messages)
+    return Chat(
+        opened_by(spec.preset, messages) if messages else (),
+        tools,
+        choice,
+        parallel_tool_calls=parallel,
+        think=think,
+        reasoning_effort=effort,
+        add_generation_prompt=not goes_on and body.add_generation_prompt is not False,
+        continue_final_message=goes_on,
     )
 
 
-def _stop(stop: Any) -> tuple[str, ...]:
-    if stop is None or isinstance(stop, str) or (isinstance(stop, list) and all(isinstance(s, str) for s in stop)):
-        return stop_strings(stop)
-    raise InvalidFields([Problem(("stop",), "must be a string or a list of strings")])
+def _reasoning(body: ChatBody, *, can_think: bool) -> tuple[bool | None, str]:
+    """Whether to think, and how hard; a wish for effort alone means nothing to a model that does not think."""
+    arguments = {name: value for name, value in (body.chat_template_kwargs or {}).items() if value is not None}
+    for name in arguments:
+        if name not in _TEMPLATE_ARGUMENTS:
+            raise wrong("chat_template_kwargs", f"knows {' and '.join(_TEMPLATE_ARGUMENTS)}, not {name[:40]}")
+    enabled = arguments.get("enable_thinking")
+    if not isinstance(enabled, bool | None):
+        raise wrong("chat_template_kwargs.enable_thinking", "must be true or false")
+    effort = _effort("chat_template_kwargs.reasoning_effort", arguments.get("reasoning_effort"))
+    effort = _effort("reasoning_effort", body.reasoning_effort) or effort
+    if enabled is None and effort and can_think:
+        enabled = effort != "none"
+    elif enabled is False and not can_think:
+        enabled = None
+    return enabled, effort if enabled and can_think and effort != "none" else ""
 
 
-def _bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Pairs of token id and bias; those of 0 do nothing and are not looked at."""
-    pairs = [(token, value) for token, value in bias.items() if value]
-    if not all(token.isascii() and token.isdecimal() and len(token) <= 9 for token, _ in pairs):
-        raise InvalidFields([Problem(("logit_bias",), "its keys must be token ids, written as numbers")])
-    return tuple((int(token), value) for token, value in pairs)
+def _effort(path: str, effort: Any) -> str:
+    if effort is None:
+        return ""
+    if not isinstance(effort, str) or not _EFFORT.fullmatch(effort):
+        raise wrong(path, "must be a word such as none, low, medium or high")
+    return effort
 
 
 def _logprobs(body: ChatBody) -> int | None:
     if body.top_logprobs is not None and not body.logprobs:
-        raise InvalidFields([Problem(("top_logprobs",), "goes with logprobs: true")])
+        raise wrong("top_logprobs", "goes with logprobs: true")
     return (body.top_logprobs or 0) if body.logprobs else None
-
-
-def _guided(body: ChatBody) -> dict[str, Any]:
-    guided = {"json": body.guided_json, "regex": body.guided_regex, "choice": body.guided_choice}
-    return {kind: value for kind, value in guided.items() if value is not None}

@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from api.errors import InvalidFields, Problem, UnsupportedValue
+from api.errors import UnsupportedValue
+from api.openai.reading import wrong
 from domain.constraint import Choice, Constraint, JsonSchema, Regex
 
 _ANY_OBJECT = JsonSchema('{"type":"object"}')
@@ -26,7 +27,7 @@ def constraint_of(
     ]
     constraints = [constraint for constraint in wishes if constraint is not None]
     if len(constraints) > 1:
-        raise _wrong("response_format", "an answer can have one constraint: the body has several")
+        raise wrong("response_format", "an answer can have one constraint: the body has several")
     return constraints[0] if constraints else None
 
 
@@ -43,17 +44,17 @@ def _format(response_format: Mapping[str, Any]) -> Constraint | None:
                 "response_format must be of type text, json_object or json_schema", field="response_format.type"
             )
         case _:
-            raise _wrong("response_format.type", "must be text, json_object or json_schema")
+            raise wrong("response_format.type", "must be text, json_object or json_schema")
 
 
 def _named_schema(wish: Any) -> Constraint:
     path = "response_format.json_schema"
     if not isinstance(wish, dict):
-        raise _wrong(path, "must be an object with name and schema")
+        raise wrong(path, "must be an object with name and schema")
     if not isinstance(wish.get("name"), str) or not wish["name"]:
-        raise _wrong(f"{path}.name", "must be a string")
+        raise wrong(f"{path}.name", "must be a string")
     if not isinstance(wish.get("schema"), dict):
-        raise _wrong(f"{path}.schema", "must be a JSON schema: an object")
+        raise wrong(f"{path}.schema", "must be a JSON schema: an object")
     return _schema(wish["schema"])
 
 
@@ -74,10 +75,6 @@ def _extension(field: str, kind: str, wish: Any) -> Constraint | None:
         case "choice", list() if all(isinstance(option, str) for option in wish):
             return Choice(tuple(wish))
         case (("json" | "regex" | "choice"), _):
-            raise _wrong(field, f"{kind} has a value of the wrong type")
+            raise wrong(field, f"{kind} has a value of the wrong type")
         case _:
             raise UnsupportedValue(f"{field} knows json, regex and choice, not {kind[:40]}", field=field)
-
-
-def _wrong(path: str, why: str) -> InvalidFields:
-    return InvalidFields([Problem(tuple(path.split(".")), why)])

@@ -92,7 +92,7 @@ async def test_roles_and_parts_become_the_prompt(world: World, client: httpx2.As
             Message(Role.USER, "a b"),
             Message(Role.ASSISTANT, "no"),
             Message(Role.ASSISTANT, "never"),
-            Message(Role.TOOL, "42"),
+            Message(Role.TOOL, "42", tool_call_id="call_1"),
             Message(Role.SYSTEM, ""),
             Message(Role.USER, "c"),
         )
