@@ -142,6 +142,12 @@ class InsufficientStorage(IngleError):
     code = "insufficient_storage"
 
 
+class ModelsFolderUnusable(IngleError):
+    """The folder of the models cannot be read or written."""
+
+    code = "models_folder_unusable"
+
+
 class DownloadFailed(IngleError):
     """The model could not be downloaded from any of its mirrors."""
 
@@ -280,3 +286,94 @@ class DecodeTimeout(AudioRefused):
     """Decoding the audio took too long."""
 
     code = "decode_timeout"
+
+
+# -- jobs -----------------------------------------------------------------------------------------------
+
+
+class JobNotFound(IngleError):
+    """There is no job of that id here."""
+
+    code = "not_found"
+
+
+class LeaseLost(IngleError):
+    """This attempt no longer holds the job."""
+
+    code = "lease_lost"
+
+
+class LeaseRequired(IngleError):
+    """This needs the lease token that the claim gave."""
+
+    code = "lease_required"
+
+
+class InvalidTransition(IngleError):
+    """The job is in a state from which this does not lead anywhere."""
+
+    code = "invalid_transition"
+
+
+class JobCompleted(IngleError):
+    """The job is completed, and that is final."""
+
+    code = "job_completed"
+
+
+class AlreadyCompleted(IngleError):
+    """The job was completed with another result, which stays."""
+
+    code = "already_completed"
+
+
+class DedupeConflict(IngleError):
+    """Another job with this dedupe_key is pending or running."""
+
+    code = "dedupe_conflict"
+
+
+class IdempotencyMismatch(IngleError):
+    """The idempotency key was used before for something else."""
+
+    code = "idempotency_mismatch"
+
+
+class PriorityAboveCap(IngleError):
+    """The priority is above what this owner may ask for."""
+
+    code = "priority_above_cap"
+
+
+class QuotaExceeded(IngleError):
+    """The owner has used up what it may have."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+
+class DatabaseUnavailable(IngleError):
+    """The database cannot be reached."""
+
+    code = "database_unavailable"
+    retryable = True
+
+
+class DatabaseBusy(IngleError):
+    """The database is busy: something else has held it for too long."""
+
+    code = "database_busy"
+    retryable = True
+
+
+class StorageFull(IngleError):
+    """The database cannot write: its disk is full or read-only."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class SchemaMismatch(IngleError):
+    """The database was made by a newer Ingle: run that version, or restore a backup."""
+
+    code = "schema_mismatch"
