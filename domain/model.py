@@ -28,6 +28,66 @@ class WeightFormat(StrEnum):
     REMOTE = "remote"
 
 
+DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "none", "int8")
+MAX_CONTEXT_LENGTH = 1 << 21
+MAX_PARALLEL = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is wanted in memory. `auto` and 0 leave the choice to the machine.
+
+    `num_parallel` is how many sequences of a text model share a step.
+
+    Raises InvalidRequest for a value that exists on no machine; whether the device exists on *this* one
+    is found out by the repository (DeviceNotAvailable).
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "auto"
+    num_ctx: int = 0
+    num_parallel: int = 0
+
+    def __post_init__(self) -> None:
+        if not DEVICE_PATTERN.fullmatch(self.device):
+            raise InvalidRequest("device must be auto, cpu, cuda or cuda:N", field="device")
+        if self.dtype not in DTYPES:
+            raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}", field="dtype")
+        if self.quantization not in QUANTIZATIONS:
+            raise InvalidRequest(f"quantization must be one of {', '.join(QUANTIZATIONS)}", field="quantization")
+        if not 0 <= self.num_ctx <= MAX_CONTEXT_LENGTH:
+            raise InvalidRequest(f"num_ctx must be between 0 and {MAX_CONTEXT_LENGTH}", field="num_ctx")
+        if not 0 <= self.num_parallel <= MAX_PARALLEL:
+            raise InvalidRequest(f"num_parallel must be between 0 and {MAX_PARALLEL}", field="num_parallel")
+
+    def completed_by(self, defaults: "LoadOptions") -> "LoadOptions":
+        """These options, with those of `defaults` where these leave the choice open."""
+        return LoadOptions(
+            device=defaults.device if self.device == "auto" else self.device,
+            dtype=defaults.dtype if self.dtype == "auto" else self.dtype,
+            quantization=defaults.quantization if self.quantization == "auto" else self.quantization,
+            num_ctx=self.num_ctx or defaults.num_ctx,
+            num_parallel=self.num_parallel or defaults.num_parallel,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """How the operator wants one model to be in memory, where a request does not say.
+
+    `keep_alive` is in seconds, or FOREVER; None is the server's own. A pinned model never leaves by itself;
+    `preload` brings it into memory when the server starts.
+    """
+
+    options: LoadOptions = field(default_factory=LoadOptions)
+    keep_alive: float | None = None
+    pinned: bool = False
+    preload: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model that is, or could be, on this machine's disk.
@@ -35,7 +95,8 @@ class ModelSpec:
     `id` is the full name with its tag (`qwen2.5-coder:0.5b`); `size_bytes` counts the stored files;
     `context_length` is the model's own limit in tokens, 0 where the notion does not apply. `digest` changes
     whenever the stored files do, and `modified_at` (seconds since the epoch) says when they last did: empty and 0
-    for a model that is not installed. `preset` is what it brings along of its own.
+    for a model that is not installed. `preset` is what it brings along of its own, `residence` what the operator
+    wants for it.
     """
 
     id: str
@@ -52,45 +113,7 @@ class ModelSpec:
     digest: str = ""
     modified_at: float = 0.0
     preset: Preset = field(default_factory=Preset)
-
-
-DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("auto", "none", "int8")
-MAX_CONTEXT_LENGTH = 1 << 21
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How a model is wanted in memory. `auto` and 0 leave the choice to the machine.
-
-    Raises InvalidRequest for a value that exists on no machine; whether the device exists on *this* one
-    is found out by the repository (DeviceNotAvailable).
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: str = "auto"
-    num_ctx: int = 0
-
-    def __post_init__(self) -> None:
-        if not DEVICE_PATTERN.fullmatch(self.device):
-            raise InvalidRequest("device must be auto, cpu, cuda or cuda:N", field="device")
-        if self.dtype not in DTYPES:
-            raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}", field="dtype")
-        if self.quantization not in QUANTIZATIONS:
-            raise InvalidRequest(f"quantization must be one of {', '.join(QUANTIZATIONS)}", field="quantization")
-        if not 0 <= self.num_ctx <= MAX_CONTEXT_LENGTH:
-            raise InvalidRequest(f"num_ctx must be between 0 and {MAX_CONTEXT_LENGTH}", field="num_ctx")
-
-    def completed_by(self, defaults: "LoadOptions") -> "LoadOptions":
-        """These options, with those of `defaults` where these leave the choice open."""
-        return LoadOptions(
-            device=defaults.device if self.device == "auto" else self.device,
-            dtype=defaults.dtype if self.dtype == "auto" else self.dtype,
-            quantization=defaults.quantization if self.quantization == "auto" else self.quantization,
-            num_ctx=self.num_ctx or defaults.num_ctx,
-        )
+    residence: Residence = field(default_factory=Residence)
 
 
 @dataclass(frozen=True, slots=True)
