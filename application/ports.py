@@ -11,7 +11,13 @@ from domain.library import ModelDetails, NewModel, PullProgress
 from domain.model import ModelSpec
 from domain.prompt import Prompt
 from domain.repositories import LoadedModel
-from domain.transcription import TranscriptionEvent, TranscriptionRequest
+from domain.transcription import (
+    DetectedLanguage,
+    DetectionRequest,
+    SpeechQueue,
+    TranscriptionEvent,
+    TranscriptionRequest,
+)
 
 
 class TextModel(LoadedModel, Protocol):
@@ -47,13 +53,26 @@ class SpeechModel(LoadedModel, Protocol):
 
     * `audio` is a file that this program named and owns (or that the person at the CLI named); its bytes are
       untrusted and reach the decoder as an open file object, never as a name.
-    * `transcribe` yields Progress and Segments in time order and, last, exactly one Transcript.
-    * Closing the generator cancels. Before its first event it raises AudioRefused (and its kinds),
-      UnsupportedCapability, Overloaded, DeadlineExceeded; GenerationFailed at any time.
+    * `transcribe` yields Progress first, LanguageHeard once it is known, Segments in time order and, last, exactly one
+      Transcript; the texts of the segments join to its text. Silence has neither LanguageHeard nor Segments.
+    * Many generators may be open at once and share batches; each gets the text that it would get alone.
+    * `detect_language` encodes each window once and decodes nothing.
+    * Closing the generator, or cancelling the awaiting task, cancels. Before its first event `transcribe` raises
+      AudioRefused (and its kinds), UnsupportedCapability, Overloaded, DeadlineExceeded; what is wrong with the audio
+      further on, and GenerationFailed, at any time. A failing request fails alone.
     """
+
+    @property
+    def queue(self) -> SpeechQueue:
+        """What is to be done, now."""
+        ...
 
     def transcribe(self, audio: Path, request: TranscriptionRequest) -> AsyncGenerator[TranscriptionEvent, None]:
         """Write down what is said in `audio`."""
+        ...
+
+    async def detect_language(self, audio: Path, request: DetectionRequest) -> DetectedLanguage:
+        """Tell which language is spoken in `audio`."""
         ...
 
 
@@ -122,6 +141,38 @@ class ModelLibrary(Protocol):
 
     async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
         """What the files of an installed model say. Cheap when it was asked before, except with `vocabulary`."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back as one model has it, without the model: no weights are loaded.
+
+    * `encode` gives what the model reads for a prompt; without `add_special_tokens`, what is left of plain text alone.
+      It raises InvalidRequest (token id outside the vocabulary, messages that the template refuses) and
+      UnsupportedCapability (a kind of prompt that the model has not).
+    * `decode` spells control tokens out; both it and `pieces` raise InvalidRequest, with the field `tokens`, for an
+      id outside the vocabulary.
+    * Large texts do not hold the event loop. Many calls may be open at once.
+    """
+
+    async def encode(self, prompt: Prompt, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """The tokens of `prompt`."""
+        ...
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids`."""
+        ...
+
+    async def pieces(self, token_ids: Sequence[int]) -> tuple[bytes, ...]:
+        """What each token stands for, which need not be whole characters."""
+        ...
+
+
+class Tokenizers(Protocol):
+    """The tokenizers of the models on disk. Those that were opened before come at once."""
+
+    async def open(self, spec: ModelSpec) -> Tokenizer:
+        """That of `spec`. Raises ModelLoadFailed for damaged files, UnsupportedCapability for a speech model."""
         ...
 
 

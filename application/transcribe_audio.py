@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from application.events import Publish, TranscriptionFinished, WorkCancelled
@@ -11,7 +11,14 @@ from application.model_pool import ModelPool
 from application.ports import Clock
 from domain.errors import GenerationFailed, RequestCancelled
 from domain.model import Model, Task
-from domain.transcription import Transcript, TranscriptionEvent, TranscriptionRequest
+from domain.transcription import (
+    DetectedLanguage,
+    DetectionRequest,
+    SpeechQueue,
+    Transcript,
+    TranscriptionEvent,
+    TranscriptionRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,15 @@ class TranscriptionStarted:
     model: Model
     queue_position: int
     load_seconds: float
+    queue: SpeechQueue = field(default_factory=SpeechQueue)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The language of a recording, and the model that heard it."""
+
+    model: Model
+    heard: DetectedLanguage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +67,7 @@ class TranscribeAudio:
             load_seconds = self._clock.monotonic() - asked_at
             finished = False
             try:
-                yield TranscriptionStarted(model.info, model.waiting, load_seconds)
+                yield TranscriptionStarted(model.info, model.waiting, load_seconds, model.queue)
                 async with aclosing(model.transcribe(audio, request)) as events:
                     async for event in events:
                         if isinstance(event, Transcript):
@@ -80,3 +96,14 @@ class TranscribeAudio:
                 elif isinstance(event, Transcript) and started is not None:
                     return Transcription(started, event)
         raise GenerationFailed("the model's stream ended without a transcript")
+
+    async def detect_language(
+        self, model_name: str, audio: Path, request: DetectionRequest, *, keep_alive: float | None = None
+    ) -> Detection:
+        """Which language is spoken in the file `audio`; cancelling the awaiting task ends the work."""
+        async with self._pool.lend(model_name, Task.SPEECH, keep_alive=keep_alive) as model:
+            try:
+                return Detection(model.info, await model.detect_language(audio, request))
+            except (asyncio.CancelledError, RequestCancelled):
+                self._publish(WorkCancelled(model.info.id, request.request_id))
+                raise

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from domain.errors import InvalidRequest
+from domain.cue_options import CueOptions
 from domain.transcription import Segment, Transcript
 
 LONG_PAUSE = 0.6
@@ -26,37 +26,28 @@ _ABBREVIATION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class CueOptions:
-    """What a cue may hold.
+class Spoken:
+    """The characters `first` to `stop` of line `line` of a cue, said from `start` to `end`."""
 
-    Columns in a line (wide East Asian characters take 2), lines, seconds, and words in a line (0 is as many as
-    fit). Raises InvalidRequest with the field's name for a value out of range.
-    """
-
-    max_line_width: int = 42
-    max_line_count: int = 2
-    max_cue_seconds: float = 7.0
-    max_words_per_line: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_line_width", 10, 200),
-            ("max_line_count", 1, 4),
-            ("max_cue_seconds", 1, 30),
-            ("max_words_per_line", 0, 50),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise InvalidRequest(f"{name} must be between {low} and {high}", field=name)
+    line: int
+    first: int
+    stop: int
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text that is shown from `start` to `end` (seconds, whole milliseconds), in lines; `text` is all in one."""
+    """Text that is shown from `start` to `end` (seconds, whole milliseconds), in lines; `text` is all in one.
+
+    `spoken` is when each stretch of its lines is said.
+    """
 
     start: float
     end: float
     lines: tuple[str, ...]
     text: str
+    spoken: tuple[Spoken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +69,34 @@ def cues_of(transcript: Transcript, options: CueOptions) -> Sequence[Cue]:
     A segment that fits is a cue. Others are cut by the times of their words or, where there are none, as if
     every column of text took the same time. One word that is too long for a cue has a cue to itself.
     """
-    cues = [
-        Cue(pieces[0].start, pieces[-1].end, _lines(pieces, options), _joined(pieces))
-        for segment in transcript.segments
-        for pieces in _cut(_pieces_of(segment), options)
-    ]
+    cues = [_cue(pieces, options) for segment in transcript.segments for pieces in _cut(_pieces_of(segment), options)]
     return list(_timed(cues, options.max_cue_seconds, transcript.duration))
+
+
+def fits_a_cue(segment: Segment, options: CueOptions) -> bool:
+    """Whether `segment` may be shown as it is, so that the times of its words are not needed."""
+    pieces = _pieces_of(segment)
+    return not pieces or _fits(pieces, options)
+
+
+def _cue(pieces: list[_Piece], options: CueOptions) -> Cue:
+    lines = _lines(pieces, options)
+    return Cue(
+        pieces[0].start,
+        pieces[-1].end,
+        tuple(_joined(line) for line in lines),
+        _joined(pieces),
+        tuple(_spoken(lines)) if options.highlight_words else (),
+    )
+
+
+def _spoken(lines: Sequence[Sequence[_Piece]]) -> Iterator[Spoken]:
+    for number, line in enumerate(lines):
+        column = 0
+        for index, piece in enumerate(line):
+            column += index > 0 and piece.spaced
+            yield Spoken(number, column, column + len(piece.text), piece.start, piece.end)
+            column += len(piece.text)
 
 
 # -- text ---------------------------------------------------------------------------------------------
@@ -191,7 +204,7 @@ def _best_cut(pieces: Sequence[_Piece], first: int, stop: int) -> int:
 # -- lines --------------------------------------------------------------------------------------------
 
 
-def _lines(pieces: Sequence[_Piece], options: CueOptions) -> tuple[str, ...]:
+def _lines(pieces: Sequence[_Piece], options: CueOptions) -> list[list[_Piece]]:
     """As few lines as the text needs, filled evenly, the shorter ones first."""
     parts = _parts(pieces, options)
     fewest = len(_filled(parts, options.max_line_width, options))
@@ -218,7 +231,7 @@ def _parts(pieces: Sequence[_Piece], options: CueOptions) -> list[_Piece]:
     return parts
 
 
-def _filled(parts: Sequence[_Piece], columns: int, options: CueOptions) -> tuple[str, ...]:
+def _filled(parts: Sequence[_Piece], columns: int, options: CueOptions) -> list[list[_Piece]]:
     """Lines of at most `columns`, filled from the last to the first, so that the first is the shortest."""
     lines: list[list[_Piece]] = []
     used = words = 0
@@ -233,7 +246,7 @@ def _filled(parts: Sequence[_Piece], columns: int, options: CueOptions) -> tuple
                 continue
         lines.insert(0, [part])
         used, words = width(part.text), 1
-    return tuple(_joined(line) for line in lines)
+    return lines
 
 
 # -- when ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The languages of speech: ISO 639-1 codes (where there is one) and their English names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from domain.errors import InvalidRequest
 
@@ -25,6 +25,7 @@ LANGUAGES: Mapping[str, str] = {
     "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese",
 }
 # fmt: on
+MAX_LANGUAGES = 20
 _CODES = {name.lower(): code for code, name in LANGUAGES.items()}
 
 
@@ -44,3 +45,19 @@ def language_code(text: str | None) -> str | None:
             field="language",
         )
     return code
+
+
+def language_codes(texts: Iterable[str]) -> tuple[str, ...]:
+    """The codes of several languages to choose among, in order, each once. Raises InvalidRequest naming `languages`."""
+    codes: dict[str, None] = {}
+    for text in texts:
+        try:
+            code = language_code(text)
+        except InvalidRequest as error:
+            raise InvalidRequest(str(error), field="languages") from None
+        if code is None:
+            raise InvalidRequest("languages are named one by one: 'auto' is not a language", field="languages")
+        codes[code] = None
+    if len(codes) > MAX_LANGUAGES:
+        raise InvalidRequest(f"languages must be at most {MAX_LANGUAGES}", field="languages")
+    return tuple(codes)

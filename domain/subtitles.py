@@ -4,10 +4,12 @@ The text is data: nothing that is said can end a cue, start another one or becom
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
-from domain.cues import Cue, CueOptions, cues_of, is_control, is_space
+from domain.cue_options import CueOptions
+from domain.cues import Cue, cues_of, is_control, is_space
+from domain.highlight import Shown, shown
 from domain.transcription import Transcript
 
 
@@ -63,17 +65,28 @@ def one_line(text: str) -> str:
 
 def _srt(cues: Sequence[Cue]) -> str:
     return "\n".join(
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "".join(f"{line}\n" for line in cue.lines)
-        for number, cue in enumerate(cues, 1)
+        f"{number}\n{_clock(one.start, ',')} --> {_clock(one.end, ',')}\n"
+        + "".join(f"{line}\n" for line in _marked(one, str))
+        for number, one in enumerate(shown(cues), 1)
     )
 
 
 def _vtt(cues: Sequence[Cue]) -> str:
     return "WEBVTT\n" + "".join(
-        f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
-        + "".join(f"{line.translate(_VTT_ESCAPES)}\n" for line in cue.lines)
-        for cue in cues
+        f"\n{_clock(one.start, '.')} --> {_clock(one.end, '.')}\n"
+        + "".join(f"{line}\n" for line in _marked(one, lambda text: text.translate(_VTT_ESCAPES)))
+        for one in shown(cues)
     )
+
+
+def _marked(one: Shown, escape: Callable[[str], str]) -> Iterator[str]:
+    """The lines, with the word that is being said underlined."""
+    for number, line in enumerate(one.lines):
+        if one.word is None or one.word.line != number:
+            yield escape(line)
+            continue
+        first, stop = one.word.first, one.word.stop
+        yield f"{escape(line[:first])}<u>{escape(line[first:stop])}</u>{escape(line[stop:])}"
 
 
 def _tsv(transcript: Transcript) -> str:

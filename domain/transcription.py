@@ -1,13 +1,18 @@
 """A speech request and what comes back."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 
+from domain.cue_options import CueOptions
 from domain.errors import InvalidRequest
-from domain.languages import language_code
+from domain.generation import MAX_PRIORITY
+from domain.languages import language_code, language_codes
+from domain.listening import DecodingOptions, GuardOptions, VadOptions, check_range
 
 MAX_PROMPT_BYTES = 2048
+MAX_CLIPS = 500
+MAX_TIMEOUT_SECONDS = 86_400
 
 
 class SpeechTask(StrEnum):
@@ -17,36 +22,116 @@ class SpeechTask(StrEnum):
     TRANSLATE = "translate"
 
 
+class Channel(StrEnum):
+    """What is listened to in a recording of several channels: all mixed, one side, or each by itself."""
+
+    MIX = "mix"
+    LEFT = "left"
+    RIGHT = "right"
+    SPLIT = "split"
+
+
 @dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
-    """How to listen. `language` is given as a code or an English name and kept as a code; None or `auto` detects it.
+    """How to listen.
 
-    `temperature` 0 decodes greedily and falls back to warmer decodings where that fails; a positive one is
-    the only one tried. Raises InvalidRequest with the field's name for a value out of range.
+    `language` is given as a code or an English name and kept as a code; None or `auto` detects it, among
+    `languages` if there are any; `multilingual` detects it anew for each window. `prompt` and `hotwords` are shown
+    to the model before every window. `clips` are the only spans (start and end in seconds, ascending) that are
+    listened to; none is the whole file. `timestamps` are wanted wherever segments are; without them there is one
+    segment a window. `cues` says that cues are to be cut, so that what does not fit into one has words.
+    `client` and `priority` decide whose turn it is; `interactive` is false for work that nobody waits for.
+    Raises InvalidRequest with the field's name for a value out of range.
     """
 
     language: str | None = None
+    languages: tuple[str, ...] = ()
+    multilingual: bool = False
     task: SpeechTask = SpeechTask.TRANSCRIBE
     prompt: str = ""
     hotwords: str = ""
-    temperature: float = 0.0
-    beam_size: int = 1
-    vad_filter: bool = True
+    condition_on_previous_text: bool = False
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    guard: GuardOptions = field(default_factory=GuardOptions)
+    vad: VadOptions = field(default_factory=VadOptions)
+    clips: tuple[tuple[float, float], ...] = ()
+    channel: Channel = Channel.MIX
+    timestamps: bool = True
     word_timestamps: bool = False
+    cues: CueOptions | None = None
     timeout_seconds: float | None = None
+    priority: int = 0
+    client: str = ""
+    interactive: bool = True
     request_id: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", language_code(self.language))
-        if not 1 <= self.beam_size <= 10:
-            raise InvalidRequest("beam_size must be between 1 and 10", field="beam_size")
-        if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 1.0):
-            raise InvalidRequest("temperature must be between 0 and 1", field="temperature")
+        object.__setattr__(self, "languages", language_codes(self.languages))
+        if self.language is not None and self.languages:
+            raise InvalidRequest("languages are for detection: leave them out or leave language out", field="languages")
+        if self.language is not None and self.multilingual:
+            raise InvalidRequest("multilingual detects the language: leave language out", field="multilingual")
         for name, text in (("prompt", self.prompt), ("hotwords", self.hotwords)):
             if len(text.encode("utf-8", "surrogatepass")) > MAX_PROMPT_BYTES:
                 raise InvalidRequest(f"{name} must have at most {MAX_PROMPT_BYTES} bytes", field=name)
-        if self.timeout_seconds is not None and not 0 < self.timeout_seconds <= 86_400:
-            raise InvalidRequest("timeout must be above 0 and at most 86400 seconds", field="timeout")
+        _check_clips(self.clips)
+        check_timeout(self.timeout_seconds)
+        check_range("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+
+    @property
+    def wants_timestamps(self) -> bool:
+        """Whether the model has to say when each segment begins and ends."""
+        return self.timestamps or self.word_timestamps or self.cues is not None
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether every word has to have its times."""
+        return self.word_timestamps or (self.cues is not None and self.cues.highlight_words)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionRequest:
+    """Which language is spoken: heard in `windows` stretches of speech (1 to 10) that are spread over the file.
+
+    Raises InvalidRequest with the field's name for a value out of range.
+    """
+
+    windows: int = 1
+    languages: tuple[str, ...] = ()
+    vad: VadOptions = field(default_factory=VadOptions)
+    timeout_seconds: float | None = None
+    priority: int = 0
+    client: str = ""
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", language_codes(self.languages))
+        check_range("windows", self.windows, 1, 10)
+        check_timeout(self.timeout_seconds)
+        check_range("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raise InvalidRequest naming `timeout` unless `seconds` is a time that work may take, or None for no limit."""
+    if seconds is not None and not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+        raise InvalidRequest(f"timeout must be above 0 and at most {MAX_TIMEOUT_SECONDS} seconds", field="timeout")
+
+
+def _check_clips(clips: tuple[tuple[float, float], ...]) -> None:
+    if len(clips) > MAX_CLIPS:
+        raise InvalidRequest(f"clip_timestamps must name at most {MAX_CLIPS} spans", field="clip_timestamps")
+    reached = 0.0
+    for start, end in clips:
+        if not (isfinite(start) and isfinite(end) and reached <= start < end):
+            raise InvalidRequest(
+                "clip_timestamps must be pairs of seconds, start before end, that ascend and do not overlap",
+                field="clip_timestamps",
+            )
+        reached = end
+
+
+# -- the answer ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +146,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech; `text` is raw, with Whisper's leading space."""
+    """A stretch of speech; `text` is raw, with Whisper's leading space.
+
+    `seek` is where its window begins, in hundredths of a second from the start of the file; `tokens` are the
+    model's. `language` is set where each window has its own, `channel` (0 or 1) where channels are split.
+    """
 
     id: int
     start: float
@@ -72,22 +161,39 @@ class Segment:
     compression_ratio: float
     temperature: float
     words: tuple[Word, ...] = ()
+    seek: int = 0
+    tokens: tuple[int, ...] = ()
+    language: str | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageHeard:
+    """The language that the recording is taken to be in, with its probability (1 if the caller named it)."""
+
+    language: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How much of the audio is done, in seconds; `total` is None while the length is unknown."""
+    """How much of the audio is done, in seconds.
+
+    `total` is None while nothing is known of the length, and `estimated` while it is only the file's claim.
+    """
 
     processed: float
     total: float | None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Caveat:
-    """Something that a caller should know about an answer that was given all the same."""
+    """Something that a caller should know about an answer that was given all the same, and how often it is so."""
 
     code: str
     message: str
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +214,35 @@ class Transcript:
     warnings: tuple[Caveat, ...] = ()
 
 
-TranscriptionEvent = Progress | Segment | Transcript
+TranscriptionEvent = Progress | LanguageHeard | Segment | Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedLanguage:
+    """Languages by probability, at most five, the likeliest first; none if there is no speech.
+
+    `windows` were listened to, of a recording of `duration` seconds.
+    """
+
+    candidates: tuple[tuple[str, float], ...]
+    windows: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechQueue:
+    """What a speech model has before it.
+
+    `real_time_factor` is seconds of audio done in a second, and like `eta_seconds` None before the first batch.
+    """
+
+    active_requests: int = 0
+    waiting_windows: int = 0
+    waiting_audio_seconds: float = 0.0
+    last_batch_rows: int = 0
+    real_time_factor: float | None = None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long what waits will take."""
+        return self.waiting_audio_seconds / self.real_time_factor if self.real_time_factor else None

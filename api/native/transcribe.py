@@ -21,7 +21,7 @@ from api.streaming import NAMED_SSE, Record, streamed, unless_client_leaves
 from api.uploads import Upload, UploadFolder, received_upload
 from application.transcribe_audio import TranscriptionStarted
 from domain.errors import EmptyAudio
-from domain.transcription import Progress, Segment, Transcript, TranscriptionRequest
+from domain.transcription import LanguageHeard, Progress, Segment, Transcript, TranscriptionRequest
 
 FILE_FIELDS = ("file", "audio_file", "audio")
 PROGRESS_SECONDS = 1.0
@@ -111,9 +111,13 @@ class TranscribeCall:
                     # Not before the model's first event: until then bad audio can still have its real status.
                     yield queued
                     queued = None
-                    if self._wish.language is not None:
-                        yield {"type": "language", "language": self._wish.language, "probability": 1.0}
-                if isinstance(event, Segment):
+                if isinstance(event, LanguageHeard):
+                    yield {
+                        "type": "language",
+                        "language": event.language,
+                        "probability": round(event.probability, 4),
+                    }
+                elif isinstance(event, Segment):
                     yield {"type": "segment", "segment": self._segment(event)}
                 elif isinstance(event, Progress):
                     progress = pace.record(event, self._services.clock.monotonic())
@@ -128,19 +132,13 @@ class TranscribeCall:
             "type": "queued",
             "request_id": self._request_id,
             "position": started.queue_position,
-            "eta_seconds": None,
+            "eta_seconds": started.queue.eta_seconds,
         }
 
     def _segment(self, segment: Segment) -> dict[str, Any]:
         return segment_body(segment, raw_text=True, with_words=self.options.word_timestamps)
 
     async def _last_records(self, transcript: Transcript) -> AsyncGenerator[Record, None]:
-        if self._wish.language is None and transcript.language is not None:
-            yield {
-                "type": "language",
-                "language": transcript.language,
-                "probability": round(transcript.language_probability, 4),
-            }
         content = await content_of(transcript, self.options, self._name, self._request_id)
         form = self.options.response_format
         yield {"type": "done", "body": content if form == "json" else {"format": form, "content": content}}
@@ -156,7 +154,7 @@ class ProgressPace:
     def record(self, progress: Progress, now: float) -> dict[str, Any] | None:
         """The record for `progress` at `now` (monotonic seconds), or None if it is too soon for one."""
         total = progress.total
-        is_last = total is not None and progress.processed >= total
+        is_last = total is not None and not progress.estimated and progress.processed >= total
         if self._last_at is not None and now - self._last_at < PROGRESS_SECONDS and not is_last:
             return None
         self._last_at = now
@@ -171,7 +169,7 @@ class ProgressPace:
             "total_seconds": None if total is None else round(total, 2),
             "percent": percent,
             "eta_seconds": eta,
-            "estimated": False,
+            "estimated": progress.estimated,
         }
 
 

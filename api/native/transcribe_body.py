@@ -8,9 +8,10 @@ from pydantic import Field
 from api.bodies import Body, seconds_or_text, validate
 from api.errors import InvalidFields, Problem
 from api.sampling import refuse_unless_neutral
-from domain.cues import CueOptions
+from domain.cue_options import CueOptions
 from domain.errors import UnsupportedParameter
 from domain.languages import language_code
+from domain.listening import DecodingOptions, VadOptions
 from domain.transcription import SpeechTask, TranscriptionRequest
 
 BEAM_SIZES = {"fast": 1, "accurate": 5}
@@ -113,11 +114,11 @@ class TranscribeOptions(Body):
             task=self.task,
             prompt=self.prompt,
             hotwords=", ".join(filter(None, (self.hotwords, self.keywords))),
-            temperature=_temperature(self.temperature),
-            beam_size=beam_size,
-            vad_filter=self.vad_filter,
-            # Cues are cut by the times of words.
-            word_timestamps=self.word_timestamps or self.response_format in (*CUED, "verbose_json"),
+            decoding=DecodingOptions(beam_size=beam_size, temperature=_temperature(self.temperature)),
+            vad=VadOptions(enabled=self.vad_filter),
+            timestamps=self.stream or self.wants_segments or self.response_format not in ("json", "text"),
+            word_timestamps=self.word_timestamps or self.response_format == "verbose_json",
+            cues=self.cue_options() if self.response_format in CUED else None,
             timeout_seconds=timeout_seconds,
             request_id=request_id,
         )

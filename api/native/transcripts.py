@@ -11,7 +11,7 @@ from api.answers import json_answer
 from api.native.transcribe_body import TranscribeOptions
 from domain.languages import LANGUAGES
 from domain.subtitles import SubtitleFormat, render
-from domain.transcription import Segment, Transcript, Word
+from domain.transcription import Caveat, Segment, Transcript, Word
 
 
 def segment_body(segment: Segment, *, raw_text: bool = False, with_words: bool = False) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def json_body(transcript: Transcript, options: TranscribeOptions, model: str, re
         "model": model,
         "device": transcript.device,
         "compute_type": transcript.compute_type,
-        "warnings": [{"code": caveat.code, "message": caveat.message} for caveat in transcript.warnings],
+        "warnings": [_caveat_body(caveat) for caveat in transcript.warnings],
         "usage": {"type": "duration", "seconds": ceil(transcript.duration)},
         "request_id": request_id,
     }
@@ -72,6 +72,11 @@ def verbose_body(transcript: Transcript, options: TranscribeOptions, model: str,
         "segments": [segment_body(segment) for segment in transcript.segments],
         "words": [word_body(word) for segment in transcript.segments for word in segment.words],
     }
+
+
+def _caveat_body(caveat: Caveat) -> dict[str, Any]:
+    body = {"code": caveat.code, "message": caveat.message}
+    return body if caveat.count is None else {**body, "count": caveat.count}
 
 
 async def content_of(

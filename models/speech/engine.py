@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from domain.errors import DeadlineExceeded, GenerationFailed, IngleError, Overloaded, RequestCancelled
+from domain.errors import DeadlineExceeded, GenerationFailed, IngleError, NotOffered, Overloaded, RequestCancelled
 from domain.model import Model
 from domain.transcription import (
     Caveat,
+    DetectedLanguage,
+    DetectionRequest,
     Progress,
+    SpeechQueue,
     Transcript,
     TranscriptionEvent,
     TranscriptionRequest,
@@ -65,6 +68,15 @@ class WhisperEngine:
     def waiting(self) -> int:
         """How many requests are admitted and have not reached the model."""
         return sum(work.began_at is None for work in self._works)
+
+    @property
+    def queue(self) -> SpeechQueue:
+        """What is to be done."""
+        return SpeechQueue(active_requests=len(self._works))
+
+    async def detect_language(self, audio: Path, request: DetectionRequest) -> DetectedLanguage:  # noqa: ARG002
+        """Tell which language is spoken in `audio`."""
+        raise NotOffered("this model does not tell languages without transcribing")
 
     async def transcribe(self, audio: Path, request: TranscriptionRequest) -> AsyncGenerator[TranscriptionEvent, None]:
         """Write down what is said in `audio`; see `application.ports.SpeechModel` for the contract.

@@ -24,7 +24,6 @@ from models.speech.blocks import BLOCK_SECONDS, blocks
 from models.speech.decode_child import SAMPLE_RATE
 from models.speech.decoder import Recording
 
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_PROMPT_TOKENS = 223
 MIN_SILENCE_MS = 160
 SPEECH_PAD_MS = 400
@@ -91,13 +90,13 @@ class Recognizer:
             block,
             language=heard.language,
             task=request.task.value,
-            beam_size=request.beam_size,
-            temperature=(request.temperature,) if request.temperature > 0 else TEMPERATURES,
+            beam_size=request.decoding.beam_size,
+            temperature=request.decoding.temperatures,
             condition_on_previous_text=False,
             # faster-whisper gives `initial_prompt` to the first window only, but hot words to every one.
             hotwords=prompt,
-            word_timestamps=request.word_timestamps,
-            vad_filter=request.vad_filter,
+            word_timestamps=request.word_timestamps or request.cues is not None,
+            vad_filter=request.vad.enabled,
             vad_parameters=VadOptions(min_silence_duration_ms=MIN_SILENCE_MS, speech_pad_ms=SPEECH_PAD_MS),
         )
         heard.speech_seconds += info.duration_after_vad

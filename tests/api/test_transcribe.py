@@ -9,6 +9,7 @@ import pytest
 
 from api.services import Limits
 from domain.errors import AudioRefused, AudioTooLong, DeadlineExceeded, DecodeTimeout, NoAudioTrack
+from domain.listening import DecodingOptions, VadOptions
 from domain.transcription import Caveat, SpeechTask, TranscriptionRequest, Word
 from tests.api.sound import SOUND, upload
 from tests.api.world import SPEECH, TEXT, World, in_process
@@ -146,10 +147,10 @@ async def test_verbose_json_has_the_languages_name_and_both_lists(world: World, 
         ({"language": "auto"}, {}),
         ({"language": ""}, {}),
         ({"task": "translate"}, {"task": SpeechTask.TRANSLATE}),
-        ({"preset": "accurate"}, {"beam_size": 5}),
-        ({"preset": "accurate", "beam_size": "3"}, {"beam_size": 3}),
-        ({"temperature": "0.4"}, {"temperature": 0.4}),
-        ({"vad_filter": "false"}, {"vad_filter": False}),
+        ({"preset": "accurate"}, {"decoding": DecodingOptions(beam_size=5)}),
+        ({"preset": "accurate", "beam_size": "3"}, {"decoding": DecodingOptions(beam_size=3)}),
+        ({"temperature": "0.4"}, {"decoding": DecodingOptions(temperature=0.4)}),
+        ({"vad_filter": "false"}, {"vad": VadOptions(enabled=False)}),
         ({"prompt": "Names: Ana", "hotwords": "Ingle"}, {"prompt": "Names: Ana", "hotwords": "Ingle"}),
         ({"initial_prompt": "x", "keywords[]": ["a", "b"]}, {"prompt": "x", "hotwords": "a,b"}),
         ({"best_of": "5", "channel": "mix", "multilingual": "false", "diarize": "no", "vad_threshold": "0.5"}, {}),
@@ -165,7 +166,8 @@ async def test_options_reach_the_model_by_form_and_by_query_alike(
         response = await client.post("/transcribe", files=upload(), **arguments)
         assert response.status_code == 200, response.text
         request = heard(world).request
-        wanted = TranscriptionRequest(**{"timeout_seconds": 3600.0, "request_id": request.request_id, **expected})
+        defaults = {"timestamps": False, "timeout_seconds": 3600.0, "request_id": request.request_id}
+        wanted = TranscriptionRequest(**{**defaults, **expected})
         assert request == wanted
 
 

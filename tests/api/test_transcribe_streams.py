@@ -30,10 +30,10 @@ async def test_a_stream_tells_everything_in_order(client: httpx2.AsyncClient) ->
     assert [event["type"] for event in told] == [
         "queued",
         "progress",
+        "language",
         "segment",
         "segment",
         "progress",
-        "language",
         "done",
     ]
     assert told[0] == {
@@ -43,9 +43,9 @@ async def test_a_stream_tells_everything_in_order(client: httpx2.AsyncClient) ->
         "eta_seconds": None,
     }
     assert "".join(event["segment"]["text"] for event in told if event["type"] == "segment").strip() == whole["text"]
-    assert told[4]["percent"] == 100
-    assert told[4]["processed_seconds"] == told[4]["total_seconds"] == 4.0
-    assert told[5] == {"type": "language", "language": "en", "probability": 0.99}
+    assert told[5]["percent"] == 100
+    assert told[5]["processed_seconds"] == told[5]["total_seconds"] == 4.0
+    assert told[2] == {"type": "language", "language": "en", "probability": 0.99}
     volatile = ("processing_time", "request_id", "speed")
     assert {k: v for k, v in told[-1]["body"].items() if k not in volatile} == {
         k: v for k, v in whole.items() if k not in volatile
@@ -55,7 +55,7 @@ async def test_a_stream_tells_everything_in_order(client: httpx2.AsyncClient) ->
 async def test_a_stream_ends_with_the_format_that_was_asked_for(client: httpx2.AsyncClient) -> None:
     fields = {"stream": "true", "response_format": "srt", "language": "en"}
     told = events(await client.post("/transcribe", files=upload(), data=fields))
-    assert told[1] == {"type": "language", "language": "en", "probability": 1.0}
+    assert told[2] == {"type": "language", "language": "en", "probability": 1.0}
     assert told[-1]["body"]["format"] == "srt"
     assert told[-1]["body"]["content"].startswith("1\n00:00:00,000 --> ")
 

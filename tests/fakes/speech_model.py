@@ -7,8 +7,12 @@ from pathlib import Path
 from domain.model import Model
 from domain.transcription import (
     Caveat,
+    DetectedLanguage,
+    DetectionRequest,
+    LanguageHeard,
     Progress,
     Segment,
+    SpeechQueue,
     Transcript,
     TranscriptionEvent,
     TranscriptionRequest,
@@ -37,7 +41,7 @@ class SpeechScript:
 
     `before_first` holds a request in the queue, `between` holds it before each segment but the first and
     before the transcript. `error` is raised before segment number `error_after`, or before the transcript
-    when there are not so many. No segments means silence.
+    when there are not so many. No segments means silence. `queue` is what `queue` tells.
     """
 
     segments: Sequence[Segment] = (segment(0, " Hello world."), segment(1, " How are you?"))
@@ -49,6 +53,7 @@ class SpeechScript:
     between: Gate = field(default_factory=Gate)
     error: Exception | None = None
     error_after: int = 0
+    queue: SpeechQueue = field(default_factory=SpeechQueue)
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,21 @@ class Heard:
 
 
 class FakeSpeechModel(FakeLoadedModel):
-    """A SpeechModel. `heard` keeps every call in order."""
+    """A SpeechModel. `heard` and `asked` keep the calls in order."""
 
     def __init__(self, info: Model, script: SpeechScript, violations: list[str] | None = None) -> None:
         super().__init__(info, [] if violations is None else violations)
         self.script = script
         self.heard: list[Heard] = []
+        self.asked: list[DetectionRequest] = []
+
+    @property
+    def queue(self) -> SpeechQueue:
+        """What the script says."""
+        return self.script.queue
 
     async def transcribe(self, audio: Path, request: TranscriptionRequest) -> AsyncGenerator[TranscriptionEvent, None]:
-        """Answer by the script: Progress, then each Segment with its Progress, then the Transcript."""
+        """Answer by the script: Progress, LanguageHeard, each Segment with its Progress, the Transcript."""
         async with self.working(request.timeout_seconds) as work:
             self._listen(audio, request)
             script = self.script
@@ -81,12 +92,29 @@ class FakeSpeechModel(FakeLoadedModel):
                     await work.pause(script.between)
                 self._fail_at(index)
                 yield Progress(spoken.start, total)
+                if index == 0:
+                    yield self._language(request)
                 yield spoken
             if segments:
                 await work.pause(script.between)
             self._fail_at(len(segments), is_last=True)
             yield Progress(total, total)
             yield self._transcript(segments, total, request, work.seconds())
+
+    async def detect_language(self, audio: Path, request: DetectionRequest) -> DetectedLanguage:
+        """The script's language, if it holds any speech."""
+        async with self.working(request.timeout_seconds) as work:
+            self.asked.append(request)
+            segments = tuple(self.script.segments)
+            await self.admit(work, self.script.before_first)
+            self._fail_at(0, is_last=True)
+            heard = ((self.script.language, self.script.language_probability),) if segments else ()
+            return DetectedLanguage(heard, min(request.windows, len(segments)), self._duration(segments))
+
+    def _language(self, request: TranscriptionRequest) -> LanguageHeard:
+        if request.language is not None:
+            return LanguageHeard(request.language, 1.0)
+        return LanguageHeard(self.script.language, self.script.language_probability)
 
     def _listen(self, audio: Path, request: TranscriptionRequest) -> None:
         self.heard.append(Heard(audio, audio.read_bytes(), request))

@@ -11,7 +11,8 @@ import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.cues import CueOptions, cues_of, width
+from domain.cue_options import CueOptions
+from domain.cues import cues_of, fits_a_cue, width
 from domain.errors import InvalidRequest
 from domain.subtitles import SubtitleFormat, render
 from domain.transcription import Segment, SpeechTask, Transcript, Word
@@ -203,19 +204,6 @@ def test_words_in_a_line_can_be_limited() -> None:
     assert [cue.lines for cue in cues] == [("a b", "c d"), ("e", "f g")]
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [("max_line_width", 10, 200), ("max_line_count", 1, 4), ("max_cue_seconds", 1, 30), ("max_words_per_line", 0, 50)],
-)
-def test_options_out_of_range_are_refused_by_name(name: str, low: int, high: int) -> None:
-    for good in (low, high):
-        CueOptions(**{name: good})
-    for bad in (low - 1, high + 1):
-        with pytest.raises(InvalidRequest) as refusal:
-            CueOptions(**{name: bad})
-        assert refusal.value.field == name
-
-
 # -- times --------------------------------------------------------------------------------------------
 
 
@@ -276,3 +264,28 @@ def test_whatever_is_said_every_reader_gets_the_same_cues(
     assert render(whole, SubtitleFormat.LRC).count("\n") == len(cues)
     for form in SubtitleFormat:
         render(whole, form).encode()
+
+
+# -- words as they are said ---------------------------------------------------------------------------
+
+
+def test_every_word_is_underlined_while_it_is_said() -> None:
+    said = transcript(spoken("Tom & Ann sing.", 0.5))
+    options = CueOptions(highlight_words=True)
+    blocks = render(said, SubtitleFormat.VTT, options).split("\n\n")[1:]
+    assert [block.split("\n")[1] for block in blocks] == [
+        "<u>Tom</u> &amp; Ann sing.",
+        "Tom <u>&amp;</u> Ann sing.",
+        "Tom &amp; <u>Ann</u> sing.",
+        "Tom &amp; Ann <u>sing.</u>",
+    ]
+    cues = list(srt.parse(render(said, SubtitleFormat.SRT, options)))
+    assert [cue.start.total_seconds() for cue in cues] == [0.0, 0.5, 1.0, 1.5]
+    assert all(before.end == after.start for before, after in pairwise(cues))
+
+
+def test_a_segment_fits_a_cue_if_it_would_be_one() -> None:
+    short, long = spoken("Hello world."), spoken(LONG)
+    for one in (short, long):
+        alone = transcript(segment(0, one.start, one.end, one.text))
+        assert fits_a_cue(alone.segments[0], CueOptions()) == (len(texts(alone)) == 1)
