@@ -13,8 +13,7 @@ from api.body_guard import BodyGuard
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
 from api.native import generate, memory, models, system, transcribe
-from api.openai import chat
-from api.openai import models as openai_models
+from api.openai import routes as openai_routes
 from api.openai.processing_time import ProcessingTime
 from api.request_ids import RequestIds
 from api.services import Services
@@ -53,8 +52,7 @@ def create_app(services: Services) -> FastAPI:
         models.routes(services),
         memory.routes(services),
         transcribe.routes(services, folder),
-        chat.routes(services),
-        openai_models.routes(services),
+        openai_routes.routes(services),
         not_offered.routes(),
     ):
         app.include_router(router)

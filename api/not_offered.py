@@ -17,8 +17,6 @@ _NATIVE = {
     "/asr": ("POST",),
     "/queue/status": ("GET",),
     "/queue/cancel/{request_id}": ("POST",),
-    "/tokenize": ("POST",),
-    "/detokenize": ("POST",),
     "/rerank": ("POST",),
     "/v2/rerank": ("POST",),
     "/metrics": ("GET",),
@@ -78,9 +76,6 @@ _OLLAMA = {
 }
 
 _OPENAI = {
-    "/v1/completions": ("POST",),
-    "/v1/embeddings": ("POST",),
-    "/v1/models/{model:path}": ("DELETE",),
     "/v1/audio/transcriptions": ("POST",),
     "/v1/audio/translations": ("POST",),
     "/v1/audio/speech": ("POST",),

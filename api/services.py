@@ -9,7 +9,7 @@ from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
-from application.ports import Clock, ModelLibrary, SystemProbe
+from application.ports import Clock, ModelLibrary, SystemProbe, Tokenizers
 from application.transcribe_audio import TranscribeAudio
 
 MIB = 1 << 20
@@ -77,6 +77,7 @@ class Services:
     embed: EmbedTexts
     library: ModelLibrary
     manage: ManageModels
+    tokenizers: Tokenizers
     probe: SystemProbe
     clock: Clock
     uploads_dir: Path

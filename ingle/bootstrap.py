@@ -28,6 +28,7 @@ from models.store import ModelStore
 from models.system import MachineProbe
 from models.text.loader import EngineOptions
 from models.text.scheduler import Limits as BatchLimits
+from models.tokenizers import StoredTokenizers
 
 GIB = 1 << 30
 
@@ -83,6 +84,7 @@ def build(settings: Settings) -> Application:
         embed=embed,
         library=library,
         manage=ManageModels(pool, library, publish),
+        tokenizers=StoredTokenizers(store),
         probe=probe,
         clock=clock,
         uploads_dir=settings.data_dir / "uploads",

@@ -41,7 +41,6 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -72,9 +71,7 @@ def generation_request(request: Request, body: ChatBody, spec: ModelSpec, limits
         wish = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         return GenerationRequest(
             _chat(body, spec),
-            sampling_of(
-                body, spec.preset, max_tokens=wish, ceiling=limits.new_tokens, logprobs=_logprobs(body)
-            ),
+            sampling_of(body, spec.preset, max_tokens=wish, ceiling=limits.new_tokens, logprobs=_logprobs(body)),
             deadline_of(request, None, limits.generation_seconds or DEFAULT_SECONDS),
             request_id_of(request.scope),
             client=client_of(request),

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{model}: what may stand in the field `model` of a request."""
+"""GET /v1/models, GET and DELETE /v1/models/{model}: what may stand in the field `model` of a request."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,6 +12,8 @@ from api.services import Services
 from domain.errors import ModelNotFound
 from domain.model import ModelSpec
 
+_NAMED = {"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]}
+
 
 def routes(services: Services) -> APIRouter:
     """The routes of this page."""
@@ -21,14 +23,16 @@ def routes(services: Services) -> APIRouter:
     async def models() -> Response:
         return json_answer({"object": "list", "data": entries(services)})
 
-    @router.get(
-        "/v1/models/{model:path}",
-        summary="One model",
-        openapi_extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
-    )
+    @router.get("/v1/models/{model:path}", summary="One model", openapi_extra=_NAMED)
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
         return json_answer(entry(services, name, services.pool.repository.find(name)))
+
+    @router.delete("/v1/models/{model:path}", summary="Take a model off the disk", openapi_extra=_NAMED)
+    async def delete(request: Request) -> Response:
+        name = request.path_params["model"]
+        await services.manage.delete(name)
+        return json_answer({"id": name, "object": "model", "deleted": True})
 
     return router
 
@@ -47,15 +51,21 @@ def entries(services: Services) -> list[dict[str, Any]]:
 def entry(services: Services, name: str, spec: ModelSpec) -> dict[str, Any]:
     """One model under the name that was asked for."""
     resident = next((one for one in services.pool.residents() if one.spec.id == spec.id), None)
-    model = resident.model if resident else None
     return {
         "id": name,
         "object": "model",
         "created": int(spec.modified_at),
         "owned_by": "ingle",
-        "context_length": model.context_length if model else spec.context_length,
+        "context_length": context_length_of(services, spec),
         "capabilities": list(spec.capabilities),
         "kind": spec.task.value,
         # A model on its way out is as good as gone: the next request loads it anew.
         "status": resident.state.value if resident and resident.state.value != "unloading" else "unloaded",
     }
+
+
+def context_length_of(services: Services, spec: ModelSpec) -> int:
+    """The tokens that a model's context holds: as it is in memory, else as it could be."""
+    loaded = (one.model for one in services.pool.residents() if one.spec.id == spec.id)
+    model = next(loaded, None)
+    return model.context_length if model else spec.context_length

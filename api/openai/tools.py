@@ -172,4 +172,3 @@ def refuse_other_types(path: str, value: Mapping[str, Any]) -> None:
     if isinstance(kind, str):
         raise UnsupportedValue(f"tools of the type '{kind[:40]}' are not offered: use function", field=f"{path}.type")
     raise wrong(f"{path}.type", "must be function")
-

@@ -28,6 +28,7 @@ from tests.fakes.events import RecordedEvents
 from tests.fakes.library import FakeModelLibrary
 from tests.fakes.models import FakeModelRepository, embedding_spec, speech_spec, text_spec
 from tests.fakes.probe import FakeProbe
+from tests.fakes.tokenizers import FakeTokenizers
 
 TEXT = "tiny:1b"
 SPEECH = "ear:base"
@@ -73,6 +74,7 @@ def make_world(uploads_dir: Path, **repository: Any) -> World:
         embed=EmbedTexts(pool, clock, events),
         library=library,
         manage=ManageModels(pool, library, events),
+        tokenizers=FakeTokenizers(),
         probe=FakeProbe(),
         clock=clock,
         uploads_dir=uploads_dir,
