@@ -12,6 +12,7 @@ from typing import Any
 from domain.model import MAX_CONTEXT_LENGTH, ModelSpec, Task, WeightFormat
 from models.catalog import is_model_file
 from models.headers import BadHeader, gguf_header, safetensors_parameters
+from models.templates import capabilities_of
 
 _MAX_JSON = 16 << 20
 _MAX_ENTRIES = 1000
@@ -102,7 +103,7 @@ def _describe_safetensors(
         context_length=context,
         size_bytes=size,
         parameters=sum(safetensors_parameters(path / name) for name in weights),
-        capabilities=("embedding",) if is_encoder else _text_capabilities(_template(path, names)),
+        capabilities=("embedding",) if is_encoder else capabilities_of(_template(path, names)),
     )
 
 
@@ -138,23 +139,23 @@ def _describe_gguf(path: Path, model_id: str) -> ModelSpec:
         size_bytes=path.stat().st_size,
         parameters=header.parameters,
         licence=str(header.fields.get("general.license", ""))[:80],
-        capabilities=("embedding",) if is_encoder else _text_capabilities(template),
+        capabilities=("embedding",)
+        if is_encoder
+        else capabilities_of(template, insert="tokenizer.ggml.fim_pre_token_id" in header.fields),
     )
 
 
-def _text_capabilities(template: str) -> tuple[str, ...]:
-    thinks = "enable_thinking" in template or "<think>" in template
-    return ("completion", *(("tools",) if "tools" in template else ()), *(("thinking",) if thinks else ()))
-
-
 def _template(path: Path, names: Sequence[str]) -> str:
-    """The chat template as text, wherever it is kept; several templates are taken together."""
+    """The chat template as text, wherever it is kept; of several the default one, which is what is used."""
     if "chat_template.jinja" in names:
         return _read_text(path / "chat_template.jinja")
     if "tokenizer_config.json" not in names:
         return ""
-    template = _read_json(path / "tokenizer_config.json").get("chat_template", "")
-    return template if isinstance(template, str) else json.dumps(template)
+    template = _read_json(path / "tokenizer_config.json").get("chat_template")
+    named = [entry for entry in _list(template) if isinstance(entry, dict) and entry.get("name") == "default"]
+    if named:
+        template = named[0].get("template")
+    return template if isinstance(template, str) else ""
 
 
 def _read_text(path: Path) -> str:

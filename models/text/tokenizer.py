@@ -3,24 +3,33 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from domain.errors import InvalidRequest, UnsupportedCapability
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from models import tokenizer_files
+from models.templates import abilities_of
+from models.text import marks
+from models.text.decoding import TextStream
+from models.text.fill_in import FillIn, find_fill_in
+from models.text.rendering import BREAK, Rendering
 
-# Not a character of any text: rendered templates carry it where user text spelled out a control token.
-_BREAK = "\ue0b7"
-_END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>")
+_END_OF_TURN = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|end|>",
+)
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SETTINGS_FILE = "tokenizer_settings.json"
 _TOKENIZER_FILE = "tokenizer.json"
@@ -46,10 +55,10 @@ class TextTokenizer:
         self._plain_lock = threading.Lock()
         self._added = backend.get_added_tokens_decoder()
         self._is_byte_level = b'"ByteLevel"' in bytes(backend.decoder.__getstate__()) if backend.decoder else False
-        special = (token.content for token in self._added.values() if token.special)
-        control = sorted(special, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
-        self._broken_control = re.compile("|".join(re.escape(_break(text)) for text in control) or r"(?!)")
+        control = {token.content for token in self._added.values() if token.special or marks.is_mark(token.content)}
+        self.abilities = abilities_of(settings.chat_template or "")
+        self.syntax = marks.syntax_of(settings.chat_template or "")
+        self._rendering = Rendering(settings.chat_template, settings.special, control, self.abilities, self.syntax)
 
     # -- files ----------------------------------------------------------------------------------------
 
@@ -58,7 +67,9 @@ class TextTokenizer:
         """The tokenizer that lies beside safetensors weights; `end_ids` are the model's own end tokens."""
         loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         backend: Tokenizer = loaded.backend_tokenizer
-        template = loaded.chat_template if isinstance(loaded.chat_template, str) else None
+        template = loaded.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
         special = {name: str(value) for name, value in loaded.special_tokens_map.items() if isinstance(value, str)}
         starts = backend.encode("a").ids[:1] == [loaded.bos_token_id] and loaded.bos_token_id is not None
         return cls(backend, TokenizerSettings(template, special, _all_ends(backend, special, end_ids), starts))
@@ -108,7 +119,11 @@ class TextTokenizer:
                 self.check_vocabulary(ids, "prompt")
                 return list(ids)
             case FillInMiddle():
-                raise UnsupportedCapability("filling in the middle is not offered yet", field="suffix")
+                if self.fill_in is None:
+                    raise UnsupportedCapability(
+                        "the model cannot fill in the middle: its vocabulary has no tokens for it", field="suffix"
+                    )
+                return self._with_bos(self.fill_in.prompt(prompt, self._encode_plain))
 
     def check_vocabulary(self, ids: Iterable[int], field: str) -> None:
         """Raise InvalidRequest for an id that stands for nothing."""
@@ -117,34 +132,39 @@ class TextTokenizer:
             raise InvalidRequest(f"{field} holds a token id outside the vocabulary of {size}", field=field)
 
     def render(self, chat: Chat) -> str:
-        """The chat as the model's template writes it, with `_BREAK` inside control tokens that users wrote."""
-        template = self.settings.chat_template
-        if template is None:
-            raise UnsupportedCapability("the model has no chat template: use a raw prompt", field="messages")
-        messages = [{"role": str(message.role), "content": self._broken(message.content)} for message in chat.messages]
-        try:
-            variables: dict[str, Any] = {"add_generation_prompt": True, **self.settings.special}
-            rendered = render_jinja_template([messages], chat_template=template, **variables)
-        except TemplateError as error:
-            raise InvalidRequest(f"the model's chat template refused the messages: {error}", field="messages") from None
-        return str(rendered[0][0])
+        """The chat as the model's template writes it, with `BREAK` inside control tokens that users wrote."""
+        return self._rendering.render(chat)
 
-    def _broken(self, text: str) -> str:
-        clean = text.replace(_BREAK, "")
-        return self._control.sub(lambda match: _break(match[0]), clean)
+    def opens_thinking(self, prompt: Prompt, ids: Sequence[int]) -> bool:
+        """Whether the prompt, whose ids these are, leaves the model in the middle of its thinking."""
+        chat = prompt.then if isinstance(prompt, Continuation) else prompt
+        if not isinstance(chat, Chat) or not self.abilities.thinking or not chat.add_generation_prompt:
+            return False
+        return not chat.continue_final_message and self.spell(ids[-8:]).rstrip().endswith(marks.THINK)
 
     def _encode_rendered(self, rendered: str) -> list[int]:
-        if _BREAK not in rendered:
+        if BREAK not in rendered:
             return list(self._backend.encode(rendered, add_special_tokens=False).ids)
         # Control tokens of the template stay control tokens; those of users are spelled out in plain tokens.
         ids: list[int] = []
-        plain = self._plain_backend()
         position = 0
-        for match in self._broken_control.finditer(rendered):
+        for match in self._rendering.broken_control.finditer(rendered):
             ids += self._backend.encode(rendered[position : match.start()], add_special_tokens=False).ids
-            ids += plain.encode(match[0].replace(_BREAK, ""), add_special_tokens=False).ids
+            ids += self._spelled_out(match[0])
             position = match.end()
         return ids + list(self._backend.encode(rendered[position:], add_special_tokens=False).ids)
+
+    def _spelled_out(self, broken: str) -> list[int]:
+        plain = self._plain_backend()
+        ids = plain.encode(broken.replace(BREAK, ""), add_special_tokens=False).ids
+        if not self._added.keys() & set(ids):
+            return list(ids)
+        # The library spells out special tokens only; other added ones fall apart when they come in two halves.
+        halves = (plain.encode(half, add_special_tokens=False).ids for half in broken.split(BREAK))
+        return [token for half in halves for token in half]
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return self._encode_rendered(self._rendering.clean(text))
 
     def _plain_backend(self) -> Tokenizer:
         with self._plain_lock:
@@ -168,9 +188,23 @@ class TextTokenizer:
         """The text of ids, control tokens as they are written."""
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
-    def stream(self, stop: tuple[str, ...] = (), may_stop: Callable[[str], bool] | None = None) -> "TextStream":
+    def stream(self, stop: tuple[str, ...] = (), may_stop: Callable[[str], bool] | None = None) -> TextStream:
         """A decoder for one answer, token by token; `may_stop` says whether it may end with the text so far."""
         return TextStream(self._backend, stop, may_stop)
+
+    def spelling_stream(self, texts: Iterable[str]) -> TextStream:
+        """A decoder that spells out those of `texts` that are control tokens, and knows no stop strings."""
+        return TextStream(self._backend, spelled={token: text for text in texts if (token := self.id_of(text))})
+
+    def id_of(self, text: str) -> int | None:
+        """The one token that is `text`, if there is one."""
+        token = self._backend.token_to_id(text)
+        return None if token is None else int(token)
+
+    @cached_property
+    def fill_in(self) -> FillIn | None:
+        """How the vocabulary marks text with a hole, if it can."""
+        return find_fill_in(self.id_of)
 
     def token_bytes(self, token: int) -> bytes:
         """What one token stands for, which need not be whole characters; nothing for an id without a token."""
@@ -190,87 +224,6 @@ class TextTokenizer:
     def to_json(self) -> str:
         """The vocabulary and its rules as the tokenizers library writes them."""
         return str(self._backend.to_str())
-
-
-class TextStream:
-    """Turns the tokens of one answer into text that may be shown.
-
-    A character is held back until it is whole, and the beginning of a stop string until it is none. `decoded` counts
-    the characters that the tokens gave, `shown` those that were released.
-    """
-
-    def __init__(
-        self, backend: Tokenizer, stop: tuple[str, ...], may_stop: Callable[[str], bool] | None = None
-    ) -> None:
-        self._backend = backend
-        self._decoder = DecodeStream(skip_special_tokens=True)
-        self._stop = stop
-        self._may_stop = may_stop
-        self._before = ""
-        self._held = ""
-        self.decoded = 0
-        self.shown = 0
-        self.stopped = False
-
-    def push(self, token: int, *, watch: bool = True) -> str:
-        """The text that this token makes ready; `stopped` is set when it completed a stop string.
-
-        Without `watch` a stop string is text like any other; once watched, an answer is watched to its end.
-        """
-        piece = self._decoder.step(self._backend, token)
-        if not piece:
-            return ""
-        self.decoded += len(piece)
-        ready = self._release(piece, watch) if self._stop else piece
-        self.shown += len(ready)
-        return ready
-
-    def flush(self) -> str:
-        """What is held back when the answer ends: it was no stop string, and an incomplete character stays out."""
-        if self.stopped:
-            return ""
-        held, self._held = self._held, ""
-        self.shown += len(held)
-        return held
-
-    def _release(self, piece: str, watch: bool) -> str:
-        self._held += piece
-        stop_at = self._stop_in_held() if watch else None
-        if stop_at is not None:
-            self.stopped = True
-            ready, self._held = self._held[:stop_at], ""
-            return ready
-        keep = max(_overlap(self._held, text) for text in self._stop) if watch else 0
-        ready = self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
-        if self._may_stop is not None:
-            self._before += ready
-        return ready
-
-    def _stop_in_held(self) -> int | None:
-        if self._may_stop is None:
-            return min((at for at in (self._held.find(text) for text in self._stop) if at >= 0), default=None)
-        places = {at for text in self._stop for at in _occurrences(self._held, text)}
-        return next((at for at in sorted(places) if self._may_stop(self._before + self._held[:at])), None)
-
-
-def _break(control: str) -> str:
-    return control[0] + _BREAK + control[1:]
-
-
-def _occurrences(text: str, part: str) -> Iterator[int]:
-    at = text.find(part)
-    while at >= 0:
-        yield at
-        at = text.find(part, at + 1)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
 
 
 def _all_ends(backend: Tokenizer, special: Mapping[str, str], end_ids: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+PLAIN_MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text")
 
 
@@ -60,6 +62,14 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    return tokenizer
+
+
+def tool_tokenizer() -> Tokenizer:
+    """`byte_tokenizer` with the marks of thinking, calls and filling in; half of them are not called special."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL_MARKS])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in PLAIN_MARKS])
     return tokenizer
 
 
