@@ -118,12 +118,12 @@ class Problem:
 
 
 class InvalidFields(InvalidRequest):
-    """Fields of the request have values that are not allowed."""
+    """Fields of the request have values that are not allowed. `message` None tells the first of the problems."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], message: str | None = None) -> None:
         first = problems[0]
         name = ".".join(str(part) for part in first.loc)
-        super().__init__(f"{name}: {first.msg}" if name else first.msg, field=name or None)
+        super().__init__(message or (f"{name}: {first.msg}" if name else first.msg), field=name or None)
         self.problems = tuple(problems)
 
 

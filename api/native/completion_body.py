@@ -1,66 +1,33 @@
 """The completion form's body, and how it becomes a GenerationRequest."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
 
-from api.bodies import Body
 from api.errors import InvalidFields, Problem
-from api.native.options import Options
-from api.request_ids import request_id_of
-from api.sampling import deadline_of, in_body, new_tokens, refuse_unless_neutral, seed_of, stop_strings
+from api.options import Options
+from api.sampling import in_body, refuse_unless_neutral
 from api.services import Limits
+from api.text_body import PromptBody, chat_of, generation_request, prompt_of, refuse_incapable
+from api.turns import MessageBodies, has_images, messages_of
 from domain.errors import InvalidRequest
-from domain.generation import MAX_STOP_STRINGS, GenerationRequest, SamplingParams
-from domain.prompt import Chat, Continuation, Message, Prompt, RawText, Role
+from domain.generation import MAX_STOP_STRINGS, GenerationRequest
+from domain.model import ModelSpec
+from domain.prompt import Message, Prompt, Role
 
-DEFAULT_SECONDS = 600.0
-MAX_MESSAGES = 1024
-MAX_CONTEXT_IDS = 1 << 21
-
-NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
-    "_debug_render_only": (False,),
-    "format": ("",),
-    "images": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "shift": (False,),
-    "suffix": ("",),
-    "template": ("",),
-    "think": (False, "none"),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "truncate": (False,),
-}
-NOT_OFFERED_IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {"images": ([],), "thinking": ("",), "tool_calls": ([],)}
+# Fields that outrank their namesakes in `options`.
+_OUTRANKING = ("temperature", "top_p", "top_k", "stop", "seed")
 
 
-class MessageBody(Body):
-    """One turn of a chat."""
-
-    role: str
-    content: str | None = None
-    images: Any = None
-    thinking: Any = None
-    tool_calls: Any = None
-
-
-class CompletionBody(Body):
-    """A prompt or a chat, and how to go on from it."""
+class CompletionBody(PromptBody):
+    """A prompt or a chat, and how to go on from it: Ollama's `generate`, and what this API adds."""
 
     model: str | None = None
     model_id: str | None = None
-    prompt: str | None = None
-    messages: list[MessageBody] | None = Field(None, max_length=MAX_MESSAGES)
-    system: str | None = None
-    context: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(None, max_length=MAX_CONTEXT_IDS)
-    raw: bool | None = None
-    stream: bool | None = None
+    messages: MessageBodies | None = None
     keep_alive: float | str | None = None
-    options: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_length: int | None = None
     temperature: float | None = None
@@ -70,51 +37,62 @@ class CompletionBody(Body):
     seed: int | None = None
     timeout: float | None = None
     priority: int | None = Field(None, ge=-10, le=10)
+    logit_bias: Any = None
+
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether the body only names a model, to bring it in or let it go."""
+        return self.prompt is None and self.suffix is None and self.messages is None
 
 
-def refuse_what_is_not_offered(raw: Mapping[str, Any]) -> None:
-    """Raise UnsupportedParameter for what would change the answer and cannot be honoured."""
-    refuse_unless_neutral(raw, NOT_OFFERED)
-    for message in raw.get("messages") or ():
-        refuse_unless_neutral(message, NOT_OFFERED_IN_MESSAGES)
+def completion_request(
+    request: Request, spec: ModelSpec, name: str, body: CompletionBody, options: Options, limits: Limits
+) -> GenerationRequest:
+    """The body as the domain has it. It must ask for something.
+
+    Raises InvalidRequest (and its kinds) naming the body's field.
+    """
+    refuse_unless_neutral({"logit_bias": body.logit_bias}, {"logit_bias": ({},)})
+    images = bool(body.images) or has_images(body.messages or ())
+    refuse_incapable(spec, name, body, suffix=bool(body.suffix) and not body.raw, images=images)
+    try:
+        return generation_request(
+            request,
+            body,
+            _prompt(spec, body),
+            _outranked(options, body),
+            limits,
+            timeout=body.timeout,
+            priority=body.priority or 0,
+        )
+    except InvalidRequest as error:
+        raise in_body(error, _names(body)) from None
 
 
-def generation_request(request: Request, body: CompletionBody, options: Options, limits: Limits) -> GenerationRequest:
-    """The body as the domain has it. It must hold a prompt or messages."""
-    return GenerationRequest(
-        prompt_of(body),
-        sampling_of(body, options, limits.new_tokens),
-        deadline_of(request, body.timeout, limits.generation_seconds or DEFAULT_SECONDS),
-        request_id_of(request.scope),
-    )
-
-
-def prompt_of(body: CompletionBody) -> Prompt:
-    """Chat, raw text, or the continuation of an earlier answer."""
+def _prompt(spec: ModelSpec, body: CompletionBody) -> Prompt:
     if body.messages is not None:
         _refuse_beside_messages(body)
-        return Chat(_messages(body.messages, body.system))
-    prompt = body.prompt or ""
-    if not prompt:
+        return chat_of(spec, body, _opened(messages_of(body.messages), body.system))
+    if body.is_empty:
         raise InvalidFields([Problem(("prompt",), "must not be empty")])
-    if body.raw:
-        if body.system is not None or body.context:
-            raise InvalidRequest("raw mode does not support template, system, or context", field="raw")
-        return RawText(prompt)
-    system = () if body.system is None else (Message(Role.SYSTEM, body.system),)
-    chat = Chat((*system, Message(Role.USER, prompt)))
-    return Continuation(tuple(body.context), chat) if body.context else chat
+    return prompt_of(spec, body)
 
 
 def _refuse_beside_messages(body: CompletionBody) -> None:
-    given = {"prompt": body.prompt is not None, "raw": bool(body.raw), "context": bool(body.context)}
+    given = {
+        "prompt": body.prompt is not None,
+        "suffix": bool(body.suffix),
+        "template": bool(body.template),
+        "images": bool(body.images),
+        "raw": bool(body.raw),
+        "context": bool(body.context),
+    }
     problems = [Problem((name,), "goes with prompt, not with messages") for name, is_given in given.items() if is_given]
     if problems:
         raise InvalidFields(problems)
 
 
-def _messages(bodies: list[MessageBody], system: str | None) -> tuple[Message, ...]:
-    messages = tuple(_message(index, body) for index, body in enumerate(bodies))
+def _opened(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
     if system is None:
         return messages
     if messages and messages[0].role is Role.SYSTEM:
@@ -122,43 +100,29 @@ def _messages(bodies: list[MessageBody], system: str | None) -> tuple[Message, .
     return (Message(Role.SYSTEM, system), *messages)
 
 
-def _message(index: int, body: MessageBody) -> Message:
-    try:
-        role = Role(body.role.lower())
-    except ValueError:
-        known = ", ".join(Role)
-        raise InvalidFields([Problem(("messages", index, "role"), f"must be one of {known}")]) from None
-    return Message(role, body.content or "")
+def _outranked(options: Options, body: CompletionBody) -> Options:
+    """The options, with what the body itself says."""
+    given: dict[str, Any] = {name: value for name in _OUTRANKING if (value := getattr(body, name)) is not None}
+    length = _wish_of_length(body)[1]
+    if length is not None:
+        if length < 0:
+            raise InvalidRequest("max_tokens must not be negative", field="max_tokens")
+        given["num_predict"] = length
+    return replace(options, **given)
 
 
-def sampling_of(body: CompletionBody, options: Options, ceiling: int | None) -> SamplingParams:
-    """Fields of the body outrank their namesakes in `options`, and those the defaults."""
-    names = {
+def _names(body: CompletionBody) -> dict[str, str]:
+    """Where the body has what the domain complains about."""
+    return {
         "max_tokens": _wish_of_length(body)[0] or "options.num_predict",
         "repetition_penalty": "options.repeat_penalty",
-        **{name: f"options.{name}" for name in ("min_p", "repeat_last_n", "presence_penalty", "frequency_penalty")},
+        "constraint": "format",
         **{
-            name: name if getattr(body, name) is not None else f"options.{name}"
-            for name in ("temperature", "top_k", "top_p", "seed", "stop")
+            name: f"options.{name}"
+            for name in ("min_p", "typical_p", "repeat_last_n", "presence_penalty", "frequency_penalty")
         },
+        **{name: name if getattr(body, name) is not None else f"options.{name}" for name in _OUTRANKING},
     }
-    wish = _wish_of_length(body)[1]
-    try:
-        return SamplingParams(
-            temperature=options.temperature if body.temperature is None else body.temperature,
-            top_k=options.top_k if body.top_k is None else body.top_k,
-            top_p=options.top_p if body.top_p is None else body.top_p,
-            min_p=options.min_p,
-            repetition_penalty=options.repeat_penalty,
-            repeat_last_n=options.repeat_last_n,
-            presence_penalty=options.presence_penalty,
-            frequency_penalty=options.frequency_penalty,
-            seed=seed_of(options.seed if body.seed is None else body.seed),
-            max_tokens=new_tokens(options.max_tokens() if wish is None else wish, ceiling),
-            stop=stop_strings(options.stop if body.stop is None else body.stop),
-        )
-    except InvalidRequest as error:
-        raise in_body(error, names) from None
 
 
 def _wish_of_length(body: CompletionBody) -> tuple[str | None, int | None]:

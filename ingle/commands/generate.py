@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from api.native.options import Options
+from api.options import Options
 from application.generate_text import GenerateText, GenerationStarted
 from domain.errors import GenerationFailed
 from domain.generation import Finish, GenerationRequest, SamplingParams

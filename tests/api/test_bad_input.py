@@ -159,34 +159,48 @@ async def test_an_option_of_the_wrong_type_is_named_as_ollama_names_it(client: h
     ]
 
 
-NOT_OFFERED: list[dict[str, Any]] = [
+BEYOND_THE_MODEL: list[dict[str, Any]] = [
     {"suffix": "b"},
     {"images": ["aGk="]},
-    {"format": "json"},
-    {"format": {"type": "object"}},
     {"think": True},
     {"think": "high"},
-    {"template": "{{ .Prompt }}"},
-    {"logprobs": True},
-    {"top_logprobs": 3},
     {"tools": [{"type": "function", "function": {"name": "f"}}]},
-    {"tool_choice": "required"},
-    {"truncate": True},
-    {"shift": True},
-    {"logit_bias": {"5": 1}},
-    {"_debug_render_only": True},
-    {"options": {"typical_p": 0.5}},
 ]
 
 
-@pytest.mark.parametrize("field", NOT_OFFERED)
-async def test_a_field_that_would_change_the_answer_is_refused_by_name(
-    client: httpx2.AsyncClient, field: dict[str, Any]
+@pytest.mark.parametrize("field", BEYOND_THE_MODEL)
+async def test_what_the_model_cannot_do_is_refused_by_name(client: httpx2.AsyncClient, field: dict[str, Any]) -> None:
+    problem = refused(await client.post("/generate", json={"prompt": "a", **field}), 422, "unsupported_capability")
+    assert problem["errors"][0]["loc"] == ["body", next(iter(field))]
+    assert "does not support" in problem["detail"]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"format": "yaml"}, "format"),
+    ({"format": {"type": "object", "title": "b" * 70_000}}, "format"),
+    ({"think": 3}, "think"),
+    ({"template": "{{ range .Messages }}"}, "template"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"raw": True, "template": "{{ .Prompt }}"}, "raw"),
+    ({"template": "{{ .Prompt }}", "context": [1]}, "context"),
+    ({"options": {"num_keep": -1}}, "options.num_keep"),
+    ({"options": {"typical_p": 2.0}}, "options.typical_p"),
+]
+
+
+@pytest.mark.parametrize(("field", "name"), WRONG)
+async def test_a_wish_that_cannot_be_understood_is_refused(
+    client: httpx2.AsyncClient, field: dict[str, Any], name: str
 ) -> None:
-    problem = refused(await client.post("/generate", json={"prompt": "a", **field}), 422, "unsupported_parameter")
-    name = "typical_p" if "options" in field else next(iter(field))
-    assert name in problem["detail"]
-    assert "not offered yet" in problem["detail"]
+    problem = refused(await client.post("/generate", json={"prompt": "a", **field}), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", *name.split(".")]
+
+
+async def test_a_bias_of_tokens_is_not_offered_yet(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/generate", json={"prompt": "a", "logit_bias": {"5": 1}})
+    assert "logit_bias" in refused(response, 422, "unsupported_parameter")["detail"]
 
 
 @pytest.mark.parametrize("field", ["options", "max_tokens", "suffix", "images", "tools", "raw", "format", "think"])
