@@ -1,0 +1,1 @@
+"""Models that lie with other servers, behind the ports of models that lie here."""
