@@ -110,7 +110,7 @@ class EmbeddingModel(LoadedModel, Protocol):
 class ModelLibrary(Protocol):
     """The models on disk, as they come, change and go. Nothing here knows which of them are in memory.
 
-    * Names are found as `ModelRepository.find` finds them, except that no catch-all alias counts.
+    * Names are found as `ModelRepository.find` finds them, except that no catch-all alias counts for a change.
     * `pull` raises ModelNotFound and InvalidRequest before its first step, and ends with a step of the stage DONE:
       at once where the model is here and intact. `completed` never falls for a file. It raises DownloadFailed,
       InsufficientStorage.

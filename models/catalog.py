@@ -8,7 +8,7 @@ whatever the mirror; an artefact without pinned files is what the hub has at `re
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,18 @@ def hub_entry(name: str) -> CatalogEntry | None:
     spec = ModelSpec(name, repository, Task.TEXT, kind, hub_id=repository)
     mirror = HubMirror(repository, None, tag or None)
     return CatalogEntry(spec, (), (Artefact((), (mirror,)),), is_made_up=True)
+
+
+def pinned(entry: CatalogEntry, revision: str) -> CatalogEntry:
+    """`entry` with its hub repository at the commit `revision`; empty leaves it open. Raises ValueError."""
+    if not revision:
+        return entry
+    _require(bool(_REVISION.fullmatch(revision)), "must be a commit, 40 hex digits")
+    mirrors = tuple(
+        replace(mirror, revision=revision) if isinstance(mirror, HubMirror) else mirror
+        for mirror in entry.artefacts[0].mirrors
+    )
+    return replace(entry, artefacts=(replace(entry.artefacts[0], mirrors=mirrors),))
 
 
 # -- reading ------------------------------------------------------------------------------------------

@@ -86,14 +86,14 @@ def _describe_safetensors(
 ) -> ModelSpec:
     if "config.json" not in names:
         raise Unusable("config.json is missing")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     architecture = str((_list(config.get("architectures")) or [""])[0])
     is_encoder = any(name in names for name in _SENTENCE_MODEL)
     if not is_encoder and not architecture.endswith("ForCausalLM"):
         raise Unusable(f"its architecture '{architecture[:80]}' is neither a causal language model nor an encoder")
     context = _positive(config.get("max_position_embeddings"))
     if is_encoder and "sentence_bert_config.json" in names:
-        context = _positive(_read_json(path / "sentence_bert_config.json").get("max_seq_length")) or context
+        context = _positive(read_json(path / "sentence_bert_config.json").get("max_seq_length")) or context
     return ModelSpec(
         id=model_id,
         title=model_id,
@@ -103,12 +103,12 @@ def _describe_safetensors(
         context_length=context,
         size_bytes=size,
         parameters=sum(safetensors_parameters(path / name) for name in weights),
-        capabilities=("embedding",) if is_encoder else capabilities_of(_template(path, names)),
+        capabilities=("embedding",) if is_encoder else capabilities_of(template_of(path, names)),
     )
 
 
 def _describe_ctranslate2(path: Path, names: Sequence[str], model_id: str, size: int) -> ModelSpec:
-    config = _read_json(path / "config.json") if "config.json" in names else {}
+    config = read_json(path / "config.json") if "config.json" in names else {}
     if not ({"alignment_heads", "lang_ids", "suppress_ids"} & config.keys()):
         raise Unusable("it is a CTranslate2 model, but its config.json is not that of a Whisper model")
     return ModelSpec(
@@ -145,20 +145,21 @@ def _describe_gguf(path: Path, model_id: str) -> ModelSpec:
     )
 
 
-def _template(path: Path, names: Sequence[str]) -> str:
+def template_of(path: Path, names: Sequence[str]) -> str:
     """The chat template as text, wherever it is kept; of several the default one, which is what is used."""
     if "chat_template.jinja" in names:
-        return _read_text(path / "chat_template.jinja")
+        return read_text(path / "chat_template.jinja")
     if "tokenizer_config.json" not in names:
         return ""
-    template = _read_json(path / "tokenizer_config.json").get("chat_template")
+    template = read_json(path / "tokenizer_config.json").get("chat_template")
     named = [entry for entry in _list(template) if isinstance(entry, dict) and entry.get("name") == "default"]
     if named:
         template = named[0].get("template")
     return template if isinstance(template, str) else ""
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text in `path`. Raises Unusable where it is too large, OSError."""
     with path.open("rb") as file:
         content = file.read(_MAX_JSON + 1)
     if len(content) > _MAX_JSON:
@@ -166,9 +167,10 @@ def _read_text(path: Path) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The JSON object in `path`. Raises Unusable where it is none, OSError."""
     try:
-        document = json.loads(_read_text(path))
+        document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise Unusable(f"{path.name} is not JSON") from error
     if not isinstance(document, dict):

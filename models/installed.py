@@ -21,8 +21,9 @@ class InstalledModel:
     """A model on disk.
 
     `directory` holds the `files` (for a lone GGUF file: the folder that it lies in); `digest` is 64 hex digits
-    that change whenever the files do; `modified_at` is in seconds since the epoch. `is_placed` is true for a
-    model that a person put into the models folder.
+    that change whenever the files do, so that models with the same weights share it; `modified_at` is in seconds
+    since the epoch. `is_placed` is true for a model that a person put there; `made_from` is the pulled model that a
+    copy, or a model with a preset of its own, goes back to.
     """
 
     spec: ModelSpec
@@ -31,3 +32,4 @@ class InstalledModel:
     digest: str
     modified_at: float = 0.0
     is_placed: bool = False
+    made_from: str | None = None

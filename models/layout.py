@@ -10,6 +10,7 @@ Everything of ours is below one dot-directory; all else in the models folder bel
     .ingle/locks/                    locks of the operating system, held by processes and never deleted
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -18,10 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from domain.errors import InvalidRequest
+from domain.errors import InsufficientStorage, InvalidRequest, ModelsFolderUnusable
 from domain.model import is_valid_name
 
 DOT_DIRECTORY = ".ingle"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _MAX_KEY = 200
 
 
@@ -80,6 +82,17 @@ class Layout:
         return self.lock(".store")
 
 
+@contextmanager
+def changes() -> Iterator[None]:
+    """Says in the program's own terms what the disk says: InsufficientStorage, or ModelsFolderUnusable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise InsufficientStorage("the disk is full: nothing was changed") from error
+        raise ModelsFolderUnusable(f"the models folder cannot be changed: {error.strerror}") from error
+
+
 def _take(descriptor: int, *, blocking: bool) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
@@ -101,9 +114,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` so that a reader sees all of it or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)

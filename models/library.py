@@ -4,12 +4,10 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-from domain.errors import NotOffered
 from domain.library import ModelDetails, NewModel, PullProgress
 from domain.model import ModelSpec
-from models.installed import InstalledModel
+from models.details import DetailsReader
 from models.store import ModelStore
 
 _PULLS = 32
@@ -20,6 +18,7 @@ class StoredLibrary:
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
+        self._details = DetailsReader()
         # Threads of their own: waiting for a download must not take those that everybody else uses.
         self._pulling = ThreadPoolExecutor(_PULLS, "pull")
 
@@ -44,24 +43,24 @@ class StoredLibrary:
 
     async def delete(self, name: str) -> ModelSpec:
         """Remove a model; returns what it was."""
-        return _spec(await asyncio.to_thread(self._store.remove, name))
+        return (await asyncio.to_thread(self._store.remove, name)).spec
 
     async def copy(self, source: str, destination: str) -> ModelSpec:
         """Give `source` a second name."""
-        raise NotOffered()
+        return (await asyncio.to_thread(self._store.copy, source, destination)).spec
 
     async def create(self, wish: NewModel) -> ModelSpec:
         """Make a model from another."""
-        raise NotOffered()
+        return (await asyncio.to_thread(self._store.create, wish)).spec
 
     async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
         """What the files of an installed model say."""
-        raise NotOffered()
+
+        def read() -> ModelDetails:
+            return self._details.read(self._store.find(name), vocabulary=vocabulary)
+
+        return await asyncio.to_thread(read)
 
     def close(self) -> None:
         """End the threads. Every pull must be over or abandoned."""
         self._pulling.shutdown(wait=False, cancel_futures=True)
-
-
-def _spec(model: InstalledModel) -> ModelSpec:
-    return replace(model.spec, digest=model.digest, modified_at=model.modified_at)

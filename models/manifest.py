@@ -11,14 +11,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domain.errors import InvalidRequest
 from domain.model import ModelSpec, Task, WeightFormat, is_valid_name
+from domain.preset import Preset
 from models.catalog import MAX_FILE_BYTES, is_model_file
 from models.layout import Layout, key_of, write_atomically
+from models.stored_preset import preset_document, read_preset
 
 _log = logging.getLogger(__name__)
 
 _VERSION = 1
 _MAX_BYTES = 1 << 20
+# What a manifest says of the model; all else in a ModelSpec is known from elsewhere.
+_KEPT = (
+    *("id", "title", "task", "format", "family", "context_length", "size_bytes"),
+    *("parameters", "licence", "hub_id", "capabilities"),
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -34,9 +42,10 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A name, what is known of the model, and its files in the artefact `digest`.
+    """A name, what is known of the model, and its files in the artefact `artefact`.
 
-    `origin` says where the files came from; `pulled_at` is in seconds since the epoch.
+    `origin` says where the files came from and, for a model that was made from another, under `made_from` which
+    pulled model that goes back to; `pulled_at` is in seconds since the epoch.
     """
 
     spec: ModelSpec
@@ -45,20 +54,40 @@ class Manifest:
     pulled_at: float = field(default_factory=time.time)
 
     @property
-    def digest(self) -> str:
-        """64 hex digits that stand for the artefact: the hash of its files' names, sizes and hashes."""
+    def artefact(self) -> str:
+        """64 hex digits that stand for the files: the hash of their names, sizes and hashes."""
         return artefact_digest((file.name, file.size, file.sha256) for file in self.files)
 
+    @property
+    def digest(self) -> str:
+        """64 hex digits that stand for the model: the files, and what it brings along of its own."""
+        if self.spec.preset == Preset():
+            return self.artefact
+        own = [self.artefact, preset_document(self.spec.preset), self.spec.licence]
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def made_from(self) -> str | None:
+        """The name of the pulled model that this one goes back to; None for a pulled one."""
+        return self.origin.get("made_from")
+
     def write(self, path: Path) -> None:
-        """Publish the manifest; from this moment on the model is installed."""
+        """Publish the manifest; from this moment on the model is installed.
+
+        Raises InvalidRequest where what the model brings along is too large to be kept, and OSError.
+        """
         document = {
             "version": _VERSION,
-            "model": asdict(self.spec),
+            "model": {name: value for name, value in asdict(self.spec).items() if name in _KEPT},
+            "preset": preset_document(self.spec.preset),
             "files": [asdict(file) for file in self.files],
             "origin": dict(self.origin),
             "pulled_at": self.pulled_at,
         }
-        write_atomically(path, json.dumps(document, indent=1).encode())
+        content = json.dumps(document, indent=1).encode()
+        if len(content) > _MAX_BYTES:
+            raise InvalidRequest(f"a model's texts and messages may take at most {_MAX_BYTES} bytes in all")
+        write_atomically(path, content)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -72,12 +101,12 @@ class Manifest:
             if document["version"] != _VERSION:
                 raise ValueError(f"it has version {document['version']!r}, this Ingle reads version {_VERSION}")
             return cls(
-                spec=_spec(document["model"]),
+                spec=_spec(document["model"], document.get("preset")),
                 files=_files(document["files"]),
                 origin={str(key): str(value) for key, value in document["origin"].items()},
                 pulled_at=float(document["pulled_at"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError, InvalidRequest) as error:
             raise ValueError(f"{path.name} is not a manifest: {error!r}") from error
 
 
@@ -129,12 +158,12 @@ def artefact_digest(files: Iterable[tuple[str, int, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _spec(table: Mapping[str, Any]) -> ModelSpec:
-    values = dict(table)
+def _spec(table: Mapping[str, Any], preset: Mapping[str, Any] | None) -> ModelSpec:
+    values = {name: value for name, value in table.items() if name in _KEPT}
     values["task"] = Task(values["task"])
     values["format"] = WeightFormat(values["format"])
     values["capabilities"] = tuple(str(capability) for capability in values["capabilities"])
-    spec = ModelSpec(**values)
+    spec = ModelSpec(**values, preset=Preset() if preset is None else read_preset(preset))
     if not is_valid_name(spec.id):
         raise ValueError("its name is not a model's")
     return spec

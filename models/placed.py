@@ -6,8 +6,8 @@ link that its owner made, to another disk for example; nothing inside it may lea
 
 import logging
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from domain.model import ModelSpec, is_valid_name
@@ -31,42 +31,47 @@ class Rejected:
 
 
 class PlacedModels:
-    """What lies in the models folder. Files are read again only where their names, sizes or times changed."""
+    """What lies in the models folder, and `elsewhere` under names that the operator gave.
 
-    def __init__(self, root: Path) -> None:
+    Files are read again only where their names, sizes or times changed.
+    """
+
+    def __init__(self, root: Path, elsewhere: Mapping[str, Path] | None = None) -> None:
         self._root = root
+        self._elsewhere = dict(elsewhere or {})
         self._lock = threading.Lock()
         self._seen: dict[str, tuple[_Signature, InstalledModel | Rejected]] = {}
 
     def all(self) -> list[InstalledModel | Rejected]:
         """Every model here, and everything that looks like one, by name."""
         with self._lock:
-            found = {path.name: self._look_at(path) for path in self._candidates()}
+            found = {name: self._look_at(name, path) for name, path in self._candidates()}
             self._seen = found
         return [seen for _, seen in found.values()]
 
-    def _candidates(self) -> Iterator[Path]:
+    def _candidates(self) -> Iterator[tuple[str, Path]]:
+        """(name, path) of what may be a model; of two with one name, the one that the operator named comes last."""
         try:
             entries = sorted(self._root.iterdir())
         except (FileNotFoundError, NotADirectoryError):
-            return
+            entries = []
         for path in entries:
             if path.name.startswith(".") or not is_valid_name(_name_of(path)):
                 continue
             if path.is_dir() or (path.suffix == _GGUF and path.is_file()):
-                yield path
+                yield _name_of(path), path
+        yield from self._elsewhere.items()
 
-    def _look_at(self, path: Path) -> tuple[_Signature, InstalledModel | Rejected]:
-        name = _name_of(path)
+    def _look_at(self, name: str, path: Path) -> tuple[_Signature, InstalledModel | Rejected]:
         try:
             signature = _signature(path)
-            known = self._seen.get(path.name)
+            known = self._seen.get(name)
             if known is not None and known[0] == signature:
                 return known
             return signature, _installed(path, describe(path, name), signature)
         except (Unusable, OSError) as error:
             reason = str(error) if isinstance(error, Unusable) else error.strerror or "it cannot be read"
-            known = self._seen.get(path.name)
+            known = self._seen.get(name)
             if known is None or known[1] != Rejected(name, reason):
                 _log.warning("models folder: '%s' is not offered: %s", name, reason)
             return (), Rejected(name, reason)
@@ -86,11 +91,13 @@ def _signature(path: Path) -> _Signature:
 
 def _installed(path: Path, spec: ModelSpec, signature: _Signature) -> InstalledModel:
     directory = path if path.is_dir() else path.parent
+    digest = artefact_digest((file, size, f"{modified}-{inode}") for file, size, modified, inode in signature)
+    modified_at = max(modified for _, _, modified, _ in signature) / 1e9
     return InstalledModel(
-        spec=spec,
+        spec=replace(spec, digest=digest, modified_at=modified_at),
         directory=directory,
         files=tuple(StoredFile(file, directory / file, size, None) for file, size, _, _ in signature),
-        digest=artefact_digest((file, size, f"{modified}-{inode}") for file, size, modified, inode in signature),
-        modified_at=max(modified for _, _, modified, _ in signature) / 1e9,
+        digest=digest,
+        modified_at=modified_at,
         is_placed=True,
     )

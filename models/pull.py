@@ -1,6 +1,5 @@
 """A pull from beginning to end: which artefact, which mirror, and the moment when the model becomes visible."""
 
-import errno
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from models.catalog import (
 )
 from models.describe import Unusable, describe
 from models.installed import InstalledModel, StoredFile
-from models.layout import Layout, key_of, sync_directory
+from models.layout import NO_ROOM, Layout, key_of, sync_directory
 from models.manifest import Manifest, ManifestFile, artefact_digest, read_manifest
 from models.sources.source import Cancellation, DownloadPlan, MirrorFailed, Source
 from models.staging import Report, Staging
@@ -32,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _SOURCE_OF: Mapping[type, str] = {IndexMirror: "index", HubMirror: "hub", LocalMirror: "local"}
 _MAX_FILES = 500
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class Pull:
                 sweep(self._layout, self._placed)
                 self._install()
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 shutil.rmtree(self._layout.staging / self._key, ignore_errors=True)
                 raise InsufficientStorage("the disk is full: make room and pull again") from error
             raise DownloadFailed(f"the models folder cannot be used: {error.strerror}") from error
@@ -100,7 +98,7 @@ class Pull:
 
     def _install(self) -> None:
         installed = read_manifest(self._layout, self._key)
-        if installed is not None and not self._missing(installed.files, installed.digest):
+        if installed is not None and not self._missing(installed.files, installed.artefact):
             return
         failures: list[tuple[str, str]] = []
         for goal in self._goals(installed):
@@ -138,7 +136,7 @@ class Pull:
             goal = _Goal(files, (*local, *artefact.mirrors), {"source": "catalogue"})
             if installed is None:
                 yield goal
-            elif files and goal.digest == installed.digest:
+            elif files and goal.digest == installed.artefact:
                 yield _Goal(installed.files, goal.mirrors, installed.origin)
         if installed is not None and installed.origin.get("source") == "hub":
             mirror = HubMirror(installed.origin["repository"], installed.origin["revision"])
@@ -178,12 +176,12 @@ class Pull:
         self._cancellation.check()
         self._report(PullProgress(PullStage.PUBLISHING))
         with self._layout.publishing():
-            directory = self._layout.artefacts / manifest.digest
+            directory = self._layout.artefacts / manifest.artefact
             _move(self._staging.files, directory)
             stored = [StoredFile(f.name, directory / f.name, f.size, f.sha256) for f in files]
             if any(not f.path.is_file() or f.path.stat().st_size != f.size for f in stored):
                 raise DownloadFailed("the model was removed while it was pulled: pull it again")
-            self._verifier.vouch(manifest.digest, stored)
+            self._verifier.vouch(manifest.artefact, stored)
             manifest.write(self._layout.manifests / f"{self._key}.json")
         self._staging.clear()
 

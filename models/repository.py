@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -56,11 +56,11 @@ class OptimizedModelRepository:
 
     def installed(self) -> Sequence[ModelSpec]:
         """Every model on disk."""
-        return [_described(model).spec for model in self._store.installed()]
+        return [model.spec for model in self._store.installed()]
 
     def find(self, name: str) -> ModelSpec:
         """The installed model that `name` means. Raises ModelNotFound with the nearest names."""
-        return _described(self._store.find(name)).spec
+        return self._store.find(name).spec
 
     def memory(self) -> MemoryUsage:
         """The process and the machine, now."""
@@ -72,7 +72,7 @@ class OptimizedModelRepository:
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Bring `spec` into memory on the device that `options` name; see the contract."""
-        installed = _described(self._store.find(spec.id))
+        installed = self._store.find(spec.id)
         on_progress(LoadProgress("read", 0, spec.size_bytes))
         return await asyncio.to_thread(self._load, installed, options, on_progress)
 
@@ -231,11 +231,6 @@ def _weight_bytes(spec: ModelSpec, precision: str) -> int:
     if spec.parameters:
         return int(spec.parameters * _BYTES_A_PARAMETER[precision])
     return int(spec.size_bytes * (2.0 if spec.format is WeightFormat.GGUF else 1.2))
-
-
-def _described(model: InstalledModel) -> InstalledModel:
-    """The model with its stamps in its spec, which is all that the rest of the program sees of it."""
-    return replace(model, spec=replace(model.spec, digest=model.digest, modified_at=model.modified_at))
 
 
 def _too_big(spec: ModelSpec, needed: int, free: int) -> InsufficientMemory:

@@ -1,30 +1,30 @@
 """The models on this machine's disk: what is installed, and how models come and go."""
 
 import re
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
-from domain.library import PullProgress, PullStage
-from domain.model import ModelSpec, is_valid_name, nearest_names, resolve_name
-from models.catalog import HUB_HOSTS, Catalog, CatalogEntry, hub_entry
+from domain.errors import DownloadFailed, InvalidRequest, ModelLoadFailed, ModelNotFound
+from domain.library import NewModel, PullProgress, PullStage, inherited
+from domain.model import ModelSpec
+from models.catalog import Catalog, CatalogEntry
 from models.installed import InstalledModel, StoredFile
-from models.layout import Layout, key_of, sync_directory
-from models.manifest import Manifest, Manifests
-from models.placed import PlacedModels, Rejected
+from models.inventory import Inventory
+from models.layout import Layout, changes, key_of, sync_directory
+from models.manifest import Manifest, read_manifest
+from models.operator_models import OperatorModels
 from models.pull import Pull, PullLimits
 from models.shared_pulls import SharedPulls
 from models.sources.source import Cancellation, Source
 from models.staging import Report
-from models.sweep import drop_converted, used_digests
+from models.sweep import drop_artefact, used_digests
 from models.verification import Verifier
 
 __all__ = ["InstalledModel", "ModelStore", "PullLimits", "StoredFile"]
 
-_REGISTRY_PREFIXES = ("registry.ollama.ai/library/", "library/")
+_ALIAS_INSTEAD = "give it another name in MODEL_ALIASES, or a preset in models.toml"
 _LAYOUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 
@@ -32,7 +32,8 @@ class ModelStore:
     """Models on disk: pulled ones, each with a manifest, and those that a person put into `root`.
 
     Synchronous and thread-safe; several processes may share one `root`. `sources` are named `index`, `hub` and
-    `local`; a kind that is missing is not asked. `aliases` are the operator's own, stronger than the catalogue's.
+    `local`; a kind that is missing is not asked. `aliases` are the operator's own, stronger than the catalogue's;
+    `operators` is what the operator's file says of models. `catalog` has the models that it adds.
     Making a store touches no disk.
     """
 
@@ -44,22 +45,21 @@ class ModelStore:
         *,
         aliases: Mapping[str, str] | None = None,
         limits: PullLimits | None = None,
+        operators: OperatorModels | None = None,
     ) -> None:
         self._layout = Layout(root)
         self._catalog = catalog
         self._sources = sources
-        self._aliases = {**_lowered(catalog.aliases), **_lowered(aliases or {})}
         self._limits = limits or PullLimits()
         self._verifier = Verifier(self._layout)
-        self._placed = PlacedModels(root)
         self._pulls = SharedPulls()
-        self._manifests = Manifests(self._layout)
+        self._inventory = Inventory(self._layout, catalog, aliases or {}, operators or OperatorModels())
 
     # -- looking ----------------------------------------------------------------------------------------
 
     def installed(self) -> Sequence[InstalledModel]:
         """Every model on disk, by name. Where a pulled and a placed model share a name, the placed one counts."""
-        return list(self._index()[0].values())
+        return self._inventory.installed()
 
     def known(self) -> Sequence[CatalogEntry]:
         """Everything that the catalogue lists, installed or not."""
@@ -71,19 +71,7 @@ class ModelStore:
         Raises ModelNotFound with the nearest names or a hint to pull, and ModelLoadFailed with the reason for
         something in the models folder that has this name and cannot be loaded.
         """
-        models, rejected = self._index()
-        specs = [model.spec for model in models.values()]
-        if found := resolve_name(name, specs, self._aliases):
-            return models[found.id.lower()]
-        for reject in rejected:
-            if reject.name.lower() == name.strip().lower():
-                raise ModelLoadFailed(f"model '{reject.name}' cannot be loaded: {reject.reason}")
-        shown = "".join(character for character in name[:200] if character.isprintable())
-        known = [spec for spec in (entry.spec for entry in self._catalog.entries) if spec.id.lower() not in models]
-        if pullable := resolve_name(name, known, self._without_catch_all()):
-            raise ModelNotFound(shown, pull=pullable.id)
-        candidates = [*models, *self._aliases, *(spec.id for spec in known)]
-        raise ModelNotFound(shown, nearest_names(name, (c for c in candidates if c != "*")))
+        return self._inventory.find(name)
 
     def free_bytes(self) -> int:
         """Free space on the disk of the models folder."""
@@ -119,11 +107,12 @@ class ModelStore:
         ends this call within a second; the work goes on while others wait for it, and what was downloaded is
         kept. Raises ModelNotFound, InvalidRequest, DownloadFailed, InsufficientStorage, RequestCancelled.
         """
-        models, _ = self._index()
-        present = models.get(name.strip().lower())
+        present = self._inventory.get(name)
+        if present is not None and present.made_from is not None:
+            return self._repair(present, present.made_from, on_progress, cancelled)
         if present is None or not present.is_placed:
-            entry = self._entry(name)
-            present = models.get(entry.spec.id.lower())
+            entry = self._inventory.entry(name)
+            present = self._inventory.get(entry.spec.id)
         if present is not None and (present.is_placed or not self._verifier.damaged(present)):
             on_progress(PullProgress(PullStage.DONE))
             return present
@@ -133,79 +122,95 @@ class ModelStore:
             Pull(entry, self._layout, self._verifier, self._sources, self._limits, placed, report, cancellation).run()
 
         self._pulls.join(key_of(entry.spec.id), work, on_progress, cancelled)
-        return self.find(entry.spec.id)
+        return self._inventory.find(entry.spec.id)
 
     def remove(self, name: str) -> InstalledModel:
-        """Uninstall a pulled model; its files go when no other name uses them. Returns what it was.
+        """Uninstall a model; its files go when no other name uses them. Returns what it was.
 
         Raises ModelNotFound, and InvalidRequest for a model that a person placed: it is theirs to remove.
         """
-        model = self.find(name)
-        if model.is_placed:
-            raise InvalidRequest(
-                f"model '{model.spec.id}' was placed in the models folder by hand: remove it there", field="model"
-            )
-        with self._layout.publishing():
+        model = self._movable(name, "removed", "remove it there")
+        with changes(), self._layout.publishing():
             (self._layout.manifests / f"{key_of(model.spec.id)}.json").unlink(missing_ok=True)
             sync_directory(self._layout.manifests)
             used = used_digests(self._layout)
             if used is not None and model.digest not in used:
                 self._verifier.forget(model.digest)
-                shutil.rmtree(self._layout.artefacts / model.digest, ignore_errors=True)
-                drop_converted(self._layout, model.digest)
+                drop_artefact(self._layout, model.digest)
         return model
+
+    def copy(self, source: str, destination: str) -> InstalledModel:
+        """Give the model `source` a second name; the files are shared.
+
+        Raises ModelNotFound, InvalidRequest, ModelExists, ModelLoadFailed where files are missing,
+        InsufficientStorage, ModelsFolderUnusable.
+        """
+        base = self._movable(source, "copied", _ALIAS_INSTEAD)
+        return self._make(base, replace(base.spec, id=destination.strip(), hub_id=None))
+
+    def create(self, wish: NewModel) -> InstalledModel:
+        """Make a model with a preset of its own out of the files of another. Raises as `copy` does."""
+        base = self._movable(wish.base, "the base of another", _ALIAS_INSTEAD)
+        name = wish.name.strip()
+        spec = replace(
+            base.spec,
+            id=name,
+            title=name,
+            hub_id=None,
+            preset=inherited(wish.preset, base.spec),
+            licence=wish.licence or base.spec.licence,
+        )
+        return self._make(base, spec)
 
     # -- within -----------------------------------------------------------------------------------------
 
-    def _entry(self, name: str) -> CatalogEntry:
-        """What `name` would pull: a model of the catalogue, or a repository of the hub."""
-        name = name.strip()
-        if not is_valid_name(name):
-            raise InvalidRequest("invalid model name", field="model")
-        for prefix in _REGISTRY_PREFIXES:
-            name = name.removeprefix(prefix)
-        spec = resolve_name(name, [entry.spec for entry in self._catalog.entries], self._without_catch_all())
-        if spec is not None and (entry := self._catalog.get(spec.id)):
-            return entry
-        if entry := hub_entry(name):
-            key_of(name)
-            return entry
-        if name.count("/") == 2:
-            raise InvalidRequest(
-                f"models are not pulled from {name.partition('/')[0]}: name one of the catalogue, or "
-                f"{HUB_HOSTS[0]}/<owner>/<repository>",
-                field="model",
-            )
-        raise ModelNotFound(name, nearest_names(name, [entry.spec.id for entry in self._catalog.entries]))
+    def _movable(self, name: str, verb: str, instead: str) -> InstalledModel:
+        """The model that `name` means, unless a person placed it."""
+        model = self._inventory.find(name, catch_all=False)
+        if model.is_placed:
+            is_here = model.directory.is_relative_to(self._layout.root)
+            where = "was placed in the models folder by hand" if is_here else "lies where models.toml says"
+            raise InvalidRequest(f"model '{model.spec.id}' {where} and cannot be {verb}: {instead}", field="model")
+        return model
 
-    def _without_catch_all(self) -> Mapping[str, str]:
-        return {alias: name for alias, name in self._aliases.items() if alias != "*"}
+    def _make(self, base: InstalledModel, spec: ModelSpec) -> InstalledModel:
+        key = key_of(spec.id)
+        with changes(), self._layout.publishing():
+            self._inventory.refuse_taken(spec.id)
+            origin = read_manifest(self._layout, key_of(base.spec.id))
+            if origin is None or origin.artefact != base.digest:
+                raise ModelNotFound(base.spec.id)
+            for file in base.files:
+                if not file.path.is_file() or file.path.stat().st_size != file.size:
+                    again = f"run `ingle models pull {base.made_from or base.spec.id}` again"
+                    raise ModelLoadFailed(f"{file.name} of '{base.spec.id}' is damaged: {again}", file=file.name)
+            made_from = {**origin.origin, "made_from": base.made_from or base.spec.id}
+            replaced = read_manifest(self._layout, key)
+            Manifest(spec, origin.files, made_from).write(self._layout.manifests / f"{key}.json")
+            used = used_digests(self._layout)
+            if replaced is not None and used is not None and replaced.artefact not in used:
+                self._verifier.forget(replaced.artefact)
+                drop_artefact(self._layout, replaced.artefact)
+        return self._inventory.find(spec.id)
 
-    def _index(self) -> tuple[dict[str, InstalledModel], list[Rejected]]:
-        """Installed models by their names in lower case, and what cannot be loaded."""
-        models = {model.spec.id.lower(): model for model in map(self._installed, self._manifests.all())}
-        seen = self._placed.all()
-        models.update({model.spec.id.lower(): model for model in seen if isinstance(model, InstalledModel)})
-        rejected = [model for model in seen if isinstance(model, Rejected)]
-        return dict(sorted(models.items())), rejected
+    def _repair(
+        self,
+        model: InstalledModel,
+        made_from: str,
+        on_progress: Callable[[PullProgress], None],
+        cancelled: threading.Event | None,
+    ) -> InstalledModel:
+        """Make the files of a made model whole, if they are not, by pulling the model that they came with."""
 
-    def _installed(self, manifest: Manifest) -> InstalledModel:
-        directory = self._layout.artefacts / manifest.digest
-        return InstalledModel(
-            spec=self._spec(manifest),
-            directory=directory,
-            files=tuple(StoredFile(f.name, directory / f.name, f.size, f.sha256) for f in manifest.files),
-            digest=manifest.digest,
-            modified_at=manifest.pulled_at,
-        )
+        def told(progress: PullProgress) -> None:
+            if progress.stage is not PullStage.DONE:
+                on_progress(progress)
 
-    def _spec(self, manifest: Manifest) -> ModelSpec:
-        """What the catalogue says of the model today, else what the manifest kept."""
-        entry = self._catalog.get(manifest.spec.id)
-        if entry is None or entry.spec.format is not manifest.spec.format:
-            return manifest.spec
-        return replace(entry.spec, size_bytes=manifest.spec.size_bytes)
-
-
-def _lowered(aliases: Mapping[str, str]) -> Mapping[str, str]:
-    return {alias.lower(): name for alias, name in aliases.items()}
+        if self._verifier.damaged(model):
+            self.pull(made_from, told, cancelled)
+            if self._verifier.damaged(model):
+                raise DownloadFailed(
+                    f"'{model.spec.id}' is damaged, and '{made_from}' has other files today: make it anew"
+                )
+        on_progress(PullProgress(PullStage.DONE))
+        return model

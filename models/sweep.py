@@ -1,5 +1,6 @@
 """What crashes and removed models left behind goes, and nothing that anybody may still want."""
 
+import logging
 import re
 import shutil
 import time
@@ -9,9 +10,12 @@ from pathlib import Path
 from models.layout import Layout
 from models.manifest import Manifest
 
+_log = logging.getLogger(__name__)
+
 _STAGING_LIFE = 14 * 86_400.0
 _ORPHAN_LIFE = 86_400.0
-_CONVERTED = re.compile(r"([0-9a-f]{64})-.+")
+# With the dot it is a copy on its way.
+_CONVERTED = re.compile(r"(\.?)([0-9a-f]{64})-.+")
 
 
 def sweep(layout: Layout, placed: Collection[str], *, now: float | None = None) -> None:
@@ -36,7 +40,7 @@ def sweep(layout: Layout, placed: Collection[str], *, now: float | None = None) 
                 shutil.rmtree(directory, ignore_errors=True)
         for directory in _entries(layout.converted):
             match = _CONVERTED.fullmatch(directory.name)
-            kept = match is None or match[1] in used or match[1] in placed
+            kept = match is None or (not match[1] and (match[2] in used or match[2] in placed))
             if not kept and now - _newest(directory) > _ORPHAN_LIFE:
                 shutil.rmtree(directory, ignore_errors=True)
 
@@ -44,17 +48,27 @@ def sweep(layout: Layout, placed: Collection[str], *, now: float | None = None) 
 def used_digests(layout: Layout) -> set[str] | None:
     """The artefacts that manifests name; None where a manifest cannot be read."""
     try:
-        return {Manifest.read(path).digest for path in layout.manifests.glob("*.json")}
+        return {Manifest.read(path).artefact for path in layout.manifests.glob("*.json")}
     except (ValueError, FileNotFoundError):
         return None
 
 
-def drop_converted(layout: Layout, digest: str) -> None:
-    """Remove every converted copy of the artefact `digest`."""
+def drop_artefact(layout: Layout, digest: str) -> None:
+    """Remove the artefact `digest`, which no manifest names any more, and every converted copy of it.
+
+    What cannot be removed now is left for a later sweep.
+    """
+    _remove(layout.artefacts / digest)
     for directory in _entries(layout.converted):
         match = _CONVERTED.fullmatch(directory.name)
-        if match and match[1] == digest:
-            shutil.rmtree(directory, ignore_errors=True)
+        if match and match[2] == digest:
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        _log.warning("models folder: %s cannot be removed now and is left for later", directory.name)
 
 
 def _unless_locked(layout: Layout, folder: Path) -> None:

@@ -87,7 +87,7 @@ class FakeModelLibrary:
 
     async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
         """What the test said, or what the spec says."""
-        spec = self._find(name)
+        spec = self._repository.find(name)
         said = self.details_of.get(spec.id) or ModelDetails(
             spec,
             architecture=spec.family,
