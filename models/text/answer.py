@@ -1,15 +1,15 @@
 """From tokens to what a caller sees: the text of each answer, its probabilities, and the way back to the event loop."""
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domain.errors import IngleError
 from domain.generation import Finish, FinishReason, TextChunk, Timings, TokenLogprob, Usage
-from models.text.grammar import Grammar
+from models.text.guidance import Form
+from models.text.reading import AnswerReader, Reading
 from models.text.sampler import Ranked
 from models.text.sequence import Sequence
-from models.text.tokenizer import TextStream, TextTokenizer
+from models.text.shown_logprobs import HeldLogprobs
 
 Item = TextChunk | IngleError
 
@@ -38,9 +38,10 @@ class Answer:
     index: int
     stream: Stream
     sequence: Sequence
-    text: TextStream
-    grammar: Grammar | None = None
-    logprobs: "HeldLogprobs | None" = None
+    reader: AnswerReader
+    grammar: Form | None = None
+    logprobs: HeldLogprobs | None = None
+    reasoning_tokens: int = 0
 
     def take(self, token: int, ranked: Ranked | None) -> tuple[TextChunk | None, FinishReason | None]:
         """Go on with `token`: what may be shown now, if anything, and why the answer is over, if it is.
@@ -52,70 +53,47 @@ class Answer:
             return None, reason
         if self.grammar is not None:
             self.grammar.consume(token)
+        was_thinking = self.reader.is_thinking
+        reading = self.reader.read(token, watch=self.sequence.new_tokens > self.sequence.params.min_tokens)
+        self.reasoning_tokens += was_thinking or self.reader.is_thinking
+        if self.grammar is not None:
+            self.grammar.follow()
             if self.grammar.finished:
                 reason = FinishReason.STOP
-        text = self.text.push(token, watch=self.sequence.new_tokens > self.sequence.params.min_tokens)
-        if self.text.stopped:
+        if self.reader.stopped:
             reason = FinishReason.STOP
-        if self.logprobs is None:
-            return (TextChunk(text, None, self.index) if text else None), reason
-        assert ranked is not None
-        visible = self.logprobs.take(ranked, self.text)
-        return (TextChunk(text, None, self.index, visible) if text else None), reason
+        visible: tuple[TokenLogprob, ...] = ()
+        if self.logprobs is not None:
+            assert ranked is not None
+            visible = self.logprobs.take(ranked, self.reader, reading.parts)
+        return (None if reading.is_empty else self._chunk(reading, visible)), reason
 
     def close(self, last: TextChunk | None, reason: FinishReason, now: float) -> TextChunk:
         """The last chunk: `last`, what was still held back, and the figures."""
-        text, visible = (last.text, last.logprobs) if last is not None else ("", ())
-        text += self.text.flush()
-        if self.logprobs is not None and not self.text.stopped:
-            visible += self.logprobs.flush()
+        rest = self.reader.finish()
+        visible = () if self.logprobs is None else self.logprobs.finish(self.reader, rest.parts)
+        chunk = self._chunk(rest, visible)
+        if last is not None:
+            chunk = replace(
+                last,
+                text=last.text + chunk.text,
+                logprobs=last.logprobs + chunk.logprobs,
+                thinking=last.thinking + chunk.thinking,
+                tool_calls=last.tool_calls + chunk.tool_calls,
+            )
         sequence = self.sequence
         started = sequence.started or now
         first = sequence.first_token or now
         finish = Finish(
             reason,
-            Usage(sequence.prompt_length, sequence.new_tokens, sequence.cached),
+            Usage(sequence.prompt_length, sequence.new_tokens, sequence.cached, self.reasoning_tokens),
             Timings(queue=started - self.stream.arrival, prompt=first - started, decode=now - first),
             tuple(sequence.ids),
         )
-        return TextChunk(text, finish, self.index, visible)
+        return replace(chunk, finish=finish)
 
-
-class HeldLogprobs:
-    """The probabilities of an answer's tokens, each held back until the token's whole text may be shown.
-
-    So they tell no more of a stop string than the text does.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._unread: list[TokenLogprob] = []
-        self._held: deque[tuple[int, TokenLogprob]] = deque()
-        self._decoded = 0
-
-    def take(self, ranked: Ranked, text: TextStream) -> tuple[TokenLogprob, ...]:
-        """Add the token that `text` was just given; what may be shown now."""
-        top = tuple(self._named(token, logprob) for token, logprob in ranked.top)
-        self._unread.append(self._named(ranked.token, ranked.logprob, top))
-        if text.decoded > self._decoded:
-            self._decoded = text.decoded
-            self._held.extend((self._decoded, token) for token in self._unread)
-            self._unread.clear()
-        visible = []
-        while self._held and self._held[0][0] <= text.shown:
-            visible.append(self._held.popleft()[1])
-        return tuple(visible)
-
-    def flush(self) -> tuple[TokenLogprob, ...]:
-        """All that is left, when the answer ends with all of its text."""
-        left = (*(token for _, token in self._held), *self._unread)
-        self._held.clear()
-        self._unread.clear()
-        return left
-
-    def _named(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        raw = self._tokenizer.token_bytes(token)
-        return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)
+    def _chunk(self, reading: Reading, logprobs: tuple[TokenLogprob, ...]) -> TextChunk:
+        return TextChunk(reading.text, None, self.index, logprobs, thinking=reading.thinking, tool_calls=reading.calls)
 
 
 class Outbox:

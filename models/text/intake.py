@@ -9,9 +9,11 @@ from dataclasses import replace
 from domain.errors import ContextLengthExceeded, InvalidRequest
 from domain.generation import GenerationRequest, SamplingParams
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
-from models.text.answer import Answer, HeldLogprobs, Stream
+from models.text.answer import Answer, Stream
 from models.text.grammar import Grammars
+from models.text.plan import AnswerPlan
 from models.text.sequence import Sequence
+from models.text.shown_logprobs import HeldLogprobs
 from models.text.tokenizer import TextTokenizer
 
 # Below this many characters a prompt is encoded on the event loop: a thread would cost more.
@@ -48,36 +50,40 @@ class Intake:
         ids = await self.encode(request.prompt)
         if not ids:
             raise InvalidRequest("the prompt is empty after tokenising", field="prompt")
-        if len(ids) >= self._context_length:
-            raise ContextLengthExceeded(len(ids), self._context_length)
+        context = min(request.num_ctx or self._context_length, self._context_length)
+        if len(ids) >= context:
+            raise ContextLengthExceeded(len(ids), context)
         self._check_vocabulary(request.sampling)
-        grammar = None if request.constraint is None else await self._grammars.compile(request.constraint)
+        plan = await AnswerPlan.of(request, ids, self._tokenizer, self._grammars)
         stream = Stream(asyncio.get_running_loop(), asyncio.Queue(), arrival, len(ids))
         for index in range(request.n):
-            sequence = self._sequence(request, list(ids), arrival, index)
-            branch = grammar.fork() if grammar is not None else None
-            text = self._tokenizer.stream(request.sampling.stop, branch.would_accept if branch is not None else None)
+            sequence = self._sequence(request, list(ids), arrival, index, context, has_form=plan.form is not None)
+            reader, form = plan.reader(index, sequence.stop_ids)
             logprobs = None if request.sampling.logprobs is None else HeldLogprobs(self._tokenizer)
-            stream.siblings.append(Answer(index, stream, sequence, text, branch, logprobs))
+            stream.siblings.append(Answer(index, stream, sequence, reader, form, logprobs))
         return stream
 
     def close(self) -> None:
         """Give the compiled constraints back."""
         self._grammars.close()
 
-    def _sequence(self, request: GenerationRequest, ids: list[int], arrival: float, index: int) -> Sequence:
+    def _sequence(
+        self, request: GenerationRequest, ids: list[int], arrival: float, index: int, context: int, *, has_form: bool
+    ) -> Sequence:
         params = request.sampling
         if params.seed is not None:
             params = replace(params, seed=_seed_of(params.seed, index))
-        room = self._context_length - len(ids)
+        room = context - len(ids)
         max_new_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
         stop_ids = set(params.stop_token_ids)
         min_new_tokens = params.min_tokens
-        if request.constraint is not None and params.ignore_eos:
+        if has_form and params.ignore_eos:
             # The form has an end: it comes as late as the form allows.
             min_new_tokens = max_new_tokens
-        if request.constraint is not None or not params.ignore_eos:
+        if has_form or not params.ignore_eos:
             stop_ids.update(self._tokenizer.settings.end_ids)
+            if isinstance(request.prompt, FillInMiddle) and self._tokenizer.fill_in is not None:
+                stop_ids.update(self._tokenizer.fill_in.end_ids)
         return Sequence(
             id=next(self._numbers),
             ids=ids,

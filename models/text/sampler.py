@@ -7,7 +7,7 @@ import torch
 
 from domain.errors import GenerationFailed
 from domain.generation import SamplingParams
-from models.text.grammar import Grammar
+from models.text.guidance import Form
 from models.text.sequence import Sequence
 
 # Sorting a whole vocabulary to find a nucleus costs more than the step; the most likely few nearly always do.
@@ -37,7 +37,7 @@ class Sampler:
 
     _rules: dict[int, "_Rule"] = field(default_factory=dict)
 
-    def begin(self, sequence: Sequence, grammar: Grammar | None = None) -> None:
+    def begin(self, sequence: Sequence, grammar: Form | None = None) -> None:
         """A sequence will be in some of the next steps; until `forget` its generator lives on."""
         if grammar is not None or not _is_plain_greedy(sequence):
             self._rules[sequence.id] = _Rule(sequence, grammar)
@@ -70,7 +70,7 @@ class Sampler:
 class _Rule:
     """How one sequence chooses; what does not change from token to token is made once."""
 
-    def __init__(self, sequence: Sequence, grammar: Grammar | None) -> None:
+    def __init__(self, sequence: Sequence, grammar: Form | None) -> None:
         self._sequence = sequence
         self._grammar = grammar
         self._size: int | None = None
@@ -117,9 +117,9 @@ class _Rule:
     def _permitted(self, logits: torch.Tensor) -> torch.Tensor:
         """Without the tokens that the grammar forbids, and without an end where it is too early for one."""
         early = self._sequence.new_tokens < self._sequence.min_new_tokens
-        if self._grammar is None:
+        allowed = None if self._grammar is None else self._grammar.mask(len(logits))
+        if self._grammar is None or allowed is None:
             return logits.index_fill(0, self._ends.to(logits.device), float("-inf")) if early else logits
-        allowed = self._grammar.mask(len(logits))
         if self._grammar.accepting:
             allowed[self._ends] = True
             if early:

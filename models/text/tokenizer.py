@@ -198,8 +198,13 @@ class TextTokenizer:
 
     def id_of(self, text: str) -> int | None:
         """The one token that is `text`, if there is one."""
-        token = self._backend.token_to_id(text)
+        token = self._backend.token_to_id(text) if text else None
         return None if token is None else int(token)
+
+    def singles(self, *texts: str) -> frozenset[int]:
+        """The tokens of those `texts` that are one token each."""
+        encoded = (self._backend.encode(text, add_special_tokens=False).ids for text in texts)
+        return frozenset(ids[0] for ids in encoded if len(ids) == 1)
 
     @cached_property
     def fill_in(self) -> FillIn | None:
