@@ -13,6 +13,7 @@ from api.body_guard import BodyGuard
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
 from api.native import generate, memory, models, system, transcribe
+from api.ollama import routes as ollama_routes
 from api.openai import routes as openai_routes
 from api.openai.processing_time import ProcessingTime
 from api.request_ids import RequestIds
@@ -53,6 +54,7 @@ def create_app(services: Services) -> FastAPI:
         memory.routes(services),
         transcribe.routes(services, folder),
         openai_routes.routes(services),
+        ollama_routes.routes(services),
         not_offered.routes(),
     ):
         app.include_router(router)

@@ -13,6 +13,7 @@ from domain import errors as domain
 from domain.errors import IngleError
 
 MAX_DETAIL = 1000
+GIB = 1 << 30
 _RESERVED = frozenset(("type", "title", "status", "detail", "code", "request_id", "errors", "error"))
 # An absolute path of at least two parts, in quotes or without spaces, that does not belong to a URL.
 _DIRECTORY = re.compile(
@@ -112,7 +113,7 @@ def render(error: Exception, path: str, request_id: str) -> Rendered:
         case Dialect.ANTHROPIC:
             status, body, media_type = statuses.openai, _anthropic(failure, statuses.openai), "application/json"
         case Dialect.OLLAMA:
-            status, body, media_type = statuses.ollama, {"error": _ollama_text(failure)}, "application/json"
+            status, body, media_type = statuses.ollama, ollama_error(failure, path), "application/json"
     return Rendered(status, {"content-type": media_type, **headers_of(failure, status)}, orjson.dumps(body))
 
 
@@ -138,17 +139,39 @@ def _anthropic(error: IngleError, status: int) -> dict[str, Any]:
     return {"type": "error", "error": {"type": _openai_type(status), "message": detail_of(error)}}
 
 
-def _ollama_text(error: IngleError) -> str:
+# What other routes say in place of `model 'x' not found`.
+_OLLAMA_NOT_FOUND = {
+    "/api/embeddings": 'model "{}" not found, try pulling it first',
+    "/api/copy": 'model "{}" not found',
+    "/api/pull": "pull model manifest: file does not exist",
+}
+
+
+def ollama_error(error: IngleError, path: str) -> dict[str, Any]:
+    """The body of the Ollama dialect."""
+    return {"error": _ollama_text(error, path)}
+
+
+def _ollama_text(error: IngleError, path: str) -> str:
     """Clients of Ollama compare these texts, so they stand here to the letter."""
     match error:
         case domain.ModelNotFound():
-            return f"model '{error.name[:MAX_DETAIL]}' not found"
+            return _OLLAMA_NOT_FOUND.get(path, "model '{}' not found").replace("{}", error.name[:MAX_DETAIL])
+        case domain.ModelBusy():
+            return f"model '{error.name}' is in use"
+        case domain.ContextLengthExceeded():
+            return "the input length exceeds the context length"
         case domain.Overloaded():
             return "server busy, please try again.  maximum pending requests exceeded"
         case domain.RequestCancelled():
             return "request canceled"
         case domain.NotOffered():
             return "not implemented"
+        case domain.InsufficientMemory(details={"needed_bytes": int(needed), "available_bytes": int(available)}):
+            return (
+                f"model requires more system memory ({needed / GIB:.1f} GiB) "
+                f"than is available ({available / GIB:.1f} GiB)"
+            )
         case _ if error.code == "missing_body":
             return "missing request body"
         case _ if error.code == "not_found":

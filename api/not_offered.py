@@ -58,19 +58,6 @@ _JOBS = {
 }
 
 _OLLAMA = {
-    "/api/version": ("GET", "HEAD"),
-    "/api/tags": ("GET", "HEAD"),
-    "/api/ps": ("GET",),
-    "/api/show": ("POST",),
-    "/api/generate": ("POST",),
-    "/api/chat": ("POST",),
-    "/api/embed": ("POST",),
-    "/api/embeddings": ("POST",),
-    "/api/pull": ("POST",),
-    "/api/create": ("POST",),
-    "/api/copy": ("POST",),
-    "/api/delete": ("DELETE",),
-    "/api/status": ("GET",),
     "/api/push": ("POST",),
     "/api/blobs/{digest}": ("HEAD", "POST"),
 }

@@ -104,8 +104,9 @@ def _tool(body: ToolBody) -> Tool:
             f"tools of the type '{(body.type or '')[:40]}' are not offered: use function", field="tools"
         )
     function = body.function
-    schema = {} if function.parameters is None else {"parameters": orjson.dumps(function.parameters).decode()}
-    return Tool(function.name, function.description or "", **schema)
+    if function.parameters is None:
+        return Tool(function.name, function.description or "")
+    return Tool(function.name, function.description or "", orjson.dumps(function.parameters).decode())
 
 
 def tool_choice_of(wish: Any) -> ToolChoice:
@@ -127,3 +128,16 @@ def call_record(index: int, call: ToolCall) -> dict[str, Any]:
     """Call number `index` of an answer; its arguments are an object."""
     function = {"index": index, "name": call.name, "arguments": orjson.loads(call.arguments)}
     return {"id": call.id, "function": function}
+
+
+def message_record(message: Message) -> dict[str, Any]:
+    """A message as it was written; fields without a value are left out."""
+    record = {
+        "role": message.role.value,
+        "content": message.content,
+        "thinking": message.thinking,
+        "tool_calls": [call_record(index, call) for index, call in enumerate(message.tool_calls)],
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    return {name: value for name, value in record.items() if value or name in ("role", "content")}

@@ -91,6 +91,7 @@ class ModelBusy(IngleError):
 
     def __init__(self, name: str, in_flight: int) -> None:
         super().__init__(f"model '{name}' is serving {in_flight} request(s)", in_flight=in_flight)
+        self.name = name
 
 
 class ModelPinned(IngleError):

@@ -159,6 +159,10 @@ def test_the_texts_that_clients_of_ollama_compare() -> None:
     assert text(errors.Overloaded()) == "server busy, please try again.  maximum pending requests exceeded"
     assert text(errors.RequestCancelled()) == "request canceled"
     assert text(errors.NotOffered("jobs")) == "not implemented"
+    assert text(errors.ModelBusy("x", 2)) == "model 'x' is in use"
+    assert text(errors.ContextLengthExceeded(9, 4)) == "the input length exceeds the context length"
+    short = errors.InsufficientMemory("no room", needed_bytes=3 << 30, available_bytes=1 << 29)
+    assert text(short) == "model requires more system memory (3.0 GiB) than is available (0.5 GiB)"
     assert text(transport.MissingBody()) == "missing request body"
     assert text(transport.RouteNotFound()) == "not found"
 
@@ -227,12 +231,12 @@ async def test_two_requests_that_live_at_once_have_two_ids(world: World, client:
 
 
 async def test_what_is_named_and_not_there_yet_is_501_in_the_shape_of_its_dialect(client: httpx2.AsyncClient) -> None:
-    for method, path in (("POST", "/v1/completions"), ("DELETE", "/v1/models/a/b"), ("PUT", "/v1/images/x")):
+    for method, path in (("POST", "/v1/responses"), ("POST", "/v1/files"), ("PUT", "/v1/images/x")):
         response = await client.request(method, path)
         assert response.status_code == 501
         assert response.json()["error"]["type"] == "not_supported_error"
         assert response.json()["error"]["code"] == "not_implemented"
-    for method, path in (("POST", "/api/chat"), ("DELETE", "/api/delete"), ("POST", "/api/push")):
+    for method, path in (("POST", "/api/push"), ("POST", "/api/blobs/sha256:00")):
         response = await client.request(method, path)
         assert (response.status_code, response.json()) == (501, {"error": "not implemented"})
     for method, path in (
