@@ -403,9 +403,17 @@ class InMemoryJobRepository:
         if move.afresh:
             tag = self._tag(job.owner_service, job.model_profile, job.cost)
             after = replace(
-                after, failure_count=0, snooze_count=0, fair_tag=tag, expires_at=None, error_code=None,
-                error_message=None, cancel_requested_at=None, cancel_reason=None, progress=None,
-            )  # fmt: skip
+                after,
+                failure_count=0,
+                snooze_count=0,
+                fair_tag=tag,
+                expires_at=None,
+                error_code=None,
+                error_message=None,
+                cancel_requested_at=None,
+                cancel_reason=None,
+                progress=None,
+            )
         if move.outcome is not None:
             usage = report.usage if isinstance(report, Complete) else None
             started = job.attempt_started_at or now

@@ -1,0 +1,32 @@
+"""One statement for many rows of values: an array for each column on PostgreSQL, one after the other on SQLite."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from infrastructure.persistence.database import Spelling
+
+
+class ManyRows:
+    """A statement that reads its values FROM {given}, a table of `fields` (name → PostgreSQL's type)."""
+
+    def __init__(self, spelling: Spelling, statement: str, fields: Mapping[str, str]) -> None:
+        self._fields = tuple(fields)
+        self._at_once = spelling.name == "postgresql"
+        names = ", ".join(fields)
+        if self._at_once:
+            arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in fields.items())
+            given = f"unnest({arrays}) AS given({names})"
+        else:
+            given = f"(SELECT {', '.join(f':{name} AS {name}' for name in fields)}) AS given"
+        self._statement = spelling.sql(statement.replace("{given}", given))
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+        """What the statement returns for `rows`, in no order."""
+        if not rows:
+            return []
+        if self._at_once:
+            columns = {name: [row[name] for row in rows] for name in self._fields}
+            return list(connection.execute(self._statement, columns).all())
+        return [found for row in rows for found in connection.execute(self._statement, row).all()]

@@ -1,0 +1,77 @@
+"""Rows to jobs and back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from domain.job import Job, JobStatus
+from domain.retry import RetryRules
+
+COLUMNS = tuple(field.name for field in fields(Job))
+JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in COLUMNS)
+
+_PAYLOADS = ("input", "metadata", "result", "usage", "progress", "callback_headers")
+_PAYLOADS_AT = tuple(COLUMNS.index(name) for name in _PAYLOADS)
+_FLOATS_AT = (COLUMNS.index("fair_tag"), COLUMNS.index("cost"))
+_STATUS, _READY = COLUMNS.index("status"), COLUMNS.index("ready")
+_RETRY, _INCLUDE = COLUMNS.index("retry"), COLUMNS.index("include_result")
+_STATUSES = {str(status): status for status in JobStatus}
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The job in a row that begins with COLUMNS, in order."""
+    values = list(row[: len(COLUMNS)])
+    for at in _PAYLOADS_AT:
+        if values[at] is not None:
+            values[at] = json.loads(values[at])
+    values[_STATUS] = _STATUSES[values[_STATUS]]
+    values[_READY] = bool(values[_READY])
+    values[_INCLUDE] = bool(values[_INCLUDE])
+    # SQLite keeps a whole REAL as an integer, and RETURNING shows it so.
+    for at in _FLOATS_AT:
+        values[at] = float(values[at])
+    values[_RETRY] = rules_of(values[_RETRY])
+    return Job(*values)
+
+
+def row_of(job: Job) -> dict[str, Any]:
+    """The columns of a new row; the database numbers it."""
+    row = {name: getattr(job, name) for name in COLUMNS}
+    del row["seq"]
+    for name in _PAYLOADS:
+        row[name] = as_json(row[name])
+    row["status"] = str(job.status)
+    row["ready"] = int(job.ready)
+    row["include_result"] = int(job.include_result)
+    row["retry"] = as_text(job.retry)
+    row["input_bytes"] = len(row["input"].encode())
+    return row
+
+
+def as_json(value: Any) -> str | None:
+    """`value` as compact JSON; None stays None."""
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def rules_of(value: str | None) -> RetryRules | None:
+    """Retry rules from their text."""
+    if value is None:
+        return None
+    said: Mapping[str, Any] = json.loads(value)
+    return RetryRules(
+        said.get("base_seconds"),
+        said.get("cap_seconds"),
+        tuple(said.get("retry_codes", ())),
+        tuple(said.get("terminal_codes", ())),
+    )
+
+
+def as_text(rules: RetryRules | None) -> str | None:
+    """Retry rules as their text."""
+    return None if rules is None else as_json(asdict(rules))
+
+
+def in_chunks(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """`values` in pieces of at most `size`."""
+    return [values[at : at + size] for at in range(0, len(values), size)]

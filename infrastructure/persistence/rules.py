@@ -1,0 +1,96 @@
+"""What the operator set for queues and owners."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+
+from domain.job_limits import OwnerRules, QueueRules, QueueState
+from infrastructure.persistence.database import Database
+from infrastructure.persistence.rows import as_text, rules_of
+from infrastructure.persistence.tables import jobs, owners, queues
+
+_OWNER = tuple(column.name for column in owners.columns)
+
+
+def owner_rules(connection: Connection, owner: str, *, lock: bool = False) -> OwnerRules:
+    """The rules of `owner`; `lock` keeps its row for this transaction, so that two creates do not both fit."""
+    query = select(owners).where(owners.c.owner_service == owner)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return OwnerRules(owner) if row is None else OwnerRules(**row._asdict())
+
+
+class SqlJobRules:
+    """JobRules in a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held = database.spelling.sql("SELECT model_profile FROM queues WHERE paused=1 OR held_until > now_ms()")
+
+    async def queues(self) -> Sequence[QueueState]:
+        """Every queue that is listed, by name."""
+        return await self._database.read(lambda connection: _states(connection, None))
+
+    async def queue(self, model_profile: str) -> QueueState:
+        """That queue, listed or not."""
+        found = await self._database.read(lambda connection: _states(connection, model_profile))
+        return found[0] if found else QueueState(QueueRules(model_profile), None, None, 0, 0)
+
+    async def set_queue(self, rules: QueueRules) -> None:
+        """Replace the rules of a queue."""
+        values = asdict(rules) | {"retry": as_text(rules.retry), "paused": int(rules.paused)}
+        profile = values.pop("model_profile")
+
+        def write(connection: Connection) -> None:
+            changed = connection.execute(update(queues).where(queues.c.model_profile == profile).values(values))
+            if not changed.rowcount:
+                connection.execute(insert(queues).values(model_profile=profile, **values))
+
+        await self._database.write(write, repeatable=True)
+
+    async def owners(self) -> Sequence[OwnerRules]:
+        """Every owner with rules, by name."""
+        query = select(owners).order_by(owners.c.owner_service)
+        return await self._database.read(lambda c: [OwnerRules(**row._asdict()) for row in c.execute(query)])
+
+    async def owner(self, owner_service: str) -> OwnerRules:
+        """The rules of that owner, listed or not."""
+        return await self._database.read(lambda connection: owner_rules(connection, owner_service))
+
+    async def set_owner(self, rules: OwnerRules) -> None:
+        """Replace the rules of an owner."""
+
+        def write(connection: Connection) -> None:
+            connection.execute(delete(owners).where(owners.c.owner_service == rules.owner_service))
+            connection.execute(insert(owners).values(asdict(rules)))
+
+        await self._database.write(write, repeatable=True)
+
+    async def held(self) -> Collection[str]:
+        """The profiles whose jobs nobody may claim now."""
+        return await self._database.read(lambda connection: set(connection.execute(self._held).scalars()))
+
+
+def _states(connection: Connection, profile: str | None) -> list[QueueState]:
+    """One queue, or all."""
+    counts: dict[str, dict[str, int]] = {}
+    for status, index in (("pending", "ix_owner_pending"), ("running", "ix_running")):
+        query = select(jobs.c.model_profile, func.count()).where(jobs.c.status == text(f"'{status}'"))
+        query = query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
+        if profile is not None:
+            query = query.where(jobs.c.model_profile == profile)
+        for name, count in connection.execute(query.group_by(jobs.c.model_profile)):
+            counts.setdefault(name, {})[status] = count
+    query_rules = select(queues) if profile is None else select(queues).where(queues.c.model_profile == profile)
+    rows: dict[str, Row[Any]] = {row.model_profile: row for row in connection.execute(query_rules)}
+    names = sorted({*rows, *counts})
+    return [_state(name, rows.get(name), counts.get(name, {})) for name in names]
+
+
+def _state(name: str, row: Row[Any] | None, counts: Mapping[str, int]) -> QueueState:
+    pending, running = counts.get("pending", 0), counts.get("running", 0)
+    if row is None:
+        return QueueState(QueueRules(name), None, None, pending, running)
+    rules = QueueRules(name, bool(row.paused), row.max_running, row.lease_ms, row.timeout_ms, rules_of(row.retry))
+    return QueueState(rules, row.held_until, row.held_reason, pending, running)
