@@ -120,7 +120,8 @@ def prompt_tokens(request: GenerationRequest) -> tuple[PromptToken, ...]:
         zip(token_ids(request.prompt), words(text_of(request.prompt)), strict=True)
     ):
         top = tuple(
-            TokenLogprob(index, "abcde"[index], b"x", -float(index)) for index in range(request.prompt_logprobs)
+            TokenLogprob(index, "abcde"[index], "abcde"[index].encode(), -float(index))
+            for index in range(request.prompt_logprobs)
         )
         told.append(PromptToken(identity, word, word.encode(), None if place == 0 else -0.5, top if place else ()))
     return tuple(told)

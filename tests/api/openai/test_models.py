@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import httpx2
 
+from domain.model import Task
 from tests.api.world import EMBEDDING, SPEECH, TEXT, World, in_process
 from tests.fakes.models import text_spec
 
@@ -62,3 +63,21 @@ async def test_an_unknown_model_is_404(client: httpx2.AsyncClient) -> None:
         response = await client.get(f"/v1/models/{name.replace('/', '%2F')}")
         error = response.json()["error"]
         assert (response.status_code, error["type"], error["code"]) == (404, "not_found_error", "model_not_found")
+
+
+async def test_a_model_is_deleted_by_any_name_of_its_own(world: World, client: httpx2.AsyncClient) -> None:
+    world.repository.specs.append(text_spec("host/ns/deep:7b"))
+    response = await client.delete("/v1/models/host/ns/deep:7b")
+    assert response.status_code == 200, response.text
+    assert response.json() == {"id": "host/ns/deep:7b", "object": "model", "deleted": True}
+    response = await client.delete("/v1/models/host/ns/deep:7b")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_model_in_use_is_not_deleted(world: World, client: httpx2.AsyncClient) -> None:
+    async with world.pool.lend(TEXT, Task.TEXT):
+        response = await client.delete(f"/v1/models/{TEXT}")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["type"]) == (409, "model_busy", "invalid_request_error")
+    assert response.headers["x-should-retry"] == "false"
+    assert (await client.get(f"/v1/models/{TEXT}")).status_code == 200
