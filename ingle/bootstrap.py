@@ -149,7 +149,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _public(settings: Settings) -> Mapping[str, object]:
     """What clients may see of the settings: neither paths nor addresses of other servers."""
-    hidden = ("_dir", "_url", "_hosts")
+    hidden = ("_dir", "_file", "_url", "_hosts", "_token")
     return {
         name: masked(value) for name, value in settings.model_dump(mode="json").items() if not name.endswith(hidden)
     }

@@ -47,7 +47,7 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
     )
     server = _Server(config)
     beside = [
-        asyncio.create_task(_preload(application.pool, settings.preload_models), name="preload"),
+        asyncio.create_task(_preload(application.pool, _preloaded(application, settings)), name="preload"),
         asyncio.create_task(_end_what_drags_on(server.stopping, settings.drain, application.pool), name="drain"),
     ]
     try:
@@ -68,10 +68,16 @@ def _settle(application: Application, settings: Settings) -> None:
     walked again. A thread that computes in Python gives way to the event loop after half a millisecond.
     """
     defaults = (settings.default_model, settings.default_speech_model)
-    application.repository.prepare([*defaults, *settings.preload_models])
+    application.repository.prepare([*defaults, *_preloaded(application, settings)])
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def _preloaded(application: Application, settings: Settings) -> Sequence[str]:
+    """The models that are wanted in memory from the start, by the settings and by models.toml."""
+    wanted = [spec.id for spec in application.repository.installed() if spec.residence.preload]
+    return list(dict.fromkeys([*settings.preload_models, *wanted]))
 
 
 class _Server(uvicorn.Server):

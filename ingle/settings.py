@@ -4,8 +4,7 @@ A setting is read from INGLE_<NAME> and from the further names of its `From` mar
 `ingle/settings_sources.py` has the order of the sources; `docs/settings.md` is made from this class.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,28 +16,12 @@ from application.answer_query import DEFAULT_CONTEXT_TEMPLATE
 from domain.errors import InvalidRequest
 from domain.keep_alive import parse_go_duration, parse_keep_alive
 from domain.model import DEVICE_PATTERN, MAX_CONTEXT_LENGTH, is_valid_name
+from ingle.settings_marks import Duration, From, Shown
+from ingle.settings_models import ModelSourceSettings
+
+__all__ = ["Duration", "From", "Settings", "Shown"]
 
 DAY = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class From:
-    """A further environment name of a setting; `take` picks the setting's part of the text, None if it has none."""
-
-    name: str
-    take: Callable[[str], str | None] = str
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """How a default that depends on the machine is written in documents."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """Marks seconds that are written like `5m`."""
 
 
 def _is_number(text: str) -> bool:
@@ -135,7 +118,7 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
     return Path(data["data_dir"]) / "models"
 
 
-class Settings(BaseSettings):
+class Settings(ModelSourceSettings, BaseSettings):
     """What the operator chose. Attribute = setting name in lower case; times are seconds, sizes as named."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

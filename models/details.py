@@ -5,7 +5,7 @@ Only configuration, headers and the tokenizer's list are read, within bounds.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from domain.errors import ModelLoadFailed
@@ -130,7 +130,7 @@ def _of_remote(model: InstalledModel) -> ModelDetails:
     return ModelDetails(model.spec)
 
 
-def _vocabulary(model: InstalledModel) -> Sequence[str]:
+def _vocabulary(model: InstalledModel) -> tuple[str, ...]:
     """Every token's text, in the order of the ids; empty where the files hold no list of them."""
     if model.spec.format is WeightFormat.GGUF:
         return gguf_texts(_file(model, lambda name: name.endswith(".gguf")).path, "tokenizer.ggml.tokens")

@@ -115,10 +115,6 @@ class OperatorModels:
         )
         return replace(spec, title=wish.title or spec.title, residence=wish.residence, preset=preset)
 
-    def preloaded(self) -> Sequence[str]:
-        """The names of the models that are wanted in memory from the start."""
-        return [name for name, wish in self._wishes.items() if wish.residence.preload]
-
 
 class _Table:
     """One [[model]] table; every key is taken once, and what is left over is an error."""

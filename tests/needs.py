@@ -58,7 +58,7 @@ def _teller(stream: TextIO) -> Callable[["PullProgress"], None]:
         percent = 100 * progress.completed // max(1, progress.total)
         if (progress.file, percent) != told:
             told = (progress.file, percent)
-            stream.write(f"{progress.status} {progress.file} {percent} %\n")
+            stream.write(f"{progress.stage} {progress.file} {percent} %\n")
 
     return tell
 
