@@ -8,6 +8,8 @@ import torch
 from models.text.grammar import Grammar
 from models.text.reading import PartsReader
 
+_MAX_GAPS = 2
+
 
 class Form(Protocol):
     """What one answer keeps to, as the sampler and the answer see it."""
@@ -50,7 +52,7 @@ class Guide:
     * `call` is how what follows a mark of calls must go on. Beside a form, the mark `call_mark` may stand in its
       place, and `call` is then all the rest of the answer.
     * `think_mark` lets a model begin to think before its form. While it thinks before a form it may not end.
-    * One token of `gaps` may stand between thinking and form; it belongs to neither.
+    * A few tokens of `gaps` may stand between thinking and form; they belong to neither.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Guide:
         self._call_mark = call_mark
         self._gaps = gaps
         self._ends = ends
-        self._may_gap = False
+        self._gaps_left = 0
         self._is_unguided = False
         self._active: Grammar | None = None
         self._phase = _Phase.THINKING if reader.is_thinking else self._after_thinking()
@@ -139,12 +141,12 @@ class Guide:
         marks = [] if self._call_mark is None else [self._call_mark]
         if self._think_mark is not None and thinking is not None and thinking.is_undecided:
             marks.append(self._think_mark)
-        return marks + (sorted(self._gaps) if self._may_gap else [])
+        return marks + (sorted(self._gaps) if self._gaps_left else [])
 
     def _begin(self, token: int) -> None:
         assert self._form is not None
-        if self._may_gap and token in self._gaps:
-            self._may_gap = False
+        if self._gaps_left and token in self._gaps:
+            self._gaps_left -= 1
         elif token == self._think_mark and token in self._openers():
             self._phase = _Phase.THINKING
         elif token == self._call_mark and self._call is not None:
@@ -155,7 +157,7 @@ class Guide:
 
     def _end_thinking(self) -> None:
         self._phase = self._after_thinking()
-        self._may_gap = True
+        self._gaps_left = _MAX_GAPS
         if self._form is not None and self._reader.said:
             # The token that ended the thinking held the first words of the answer too.
             self._active, self._phase = self._form, _Phase.FORM

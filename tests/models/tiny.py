@@ -73,10 +73,19 @@ def tool_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tiny(directory: Path, family: str = "qwen2", seed: int = 0, *, talks: bool = False, **changes: object) -> Path:
+def save_tiny(
+    directory: Path,
+    family: str = "qwen2",
+    seed: int = 0,
+    *,
+    talks: bool = False,
+    template: str | None = None,
+    **changes: object,
+) -> Path:
     """A tiny model on disk, as somebody would put it into the models folder.
 
-    One that `talks` writes printable ASCII when it is greedy: every other token has a logit of 0.
+    One that `talks` writes printable ASCII when it is greedy: every other token has a logit of 0. With a `template` of
+    its own it also has the marks of `tool_tokenizer`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = tiny_model(family, seed, **changes)
@@ -89,8 +98,10 @@ def save_tiny(directory: Path, family: str = "qwen2", seed: int = 0, *, talks: b
             model.lm_head.weight[silent] = 0.0
     model.save_pretrained(directory)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=byte_tokenizer() if template is None else tool_tokenizer(),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template or CHAT_TEMPLATE
     tokenizer.save_pretrained(directory)
     return directory
