@@ -10,12 +10,11 @@ from starlette.responses import Response
 from api.bodies import checked
 from api.docs_page import describes
 from api.openai import chat_answer
-from api.openai.answering import answered
+from api.openai.answering import Work, answered
 from api.openai.chat_answer import Choice
 from api.openai.chat_body import ChatBody, generation_request, in_chat, refuse_what_is_not_offered
 from api.openai.envelope import Envelope, Json, envelope, usage_of
 from api.openai.reading import given, read_json
-from api.sampling import keep_alive_of
 from api.services import Services
 from api.streaming import Record
 from application.generate_text import GenerationStarted
@@ -35,8 +34,9 @@ def routes(services: Services) -> APIRouter:
         body = await checked(ChatBody, raw)
         refuse_what_is_not_offered(raw)
         spec = spec_for(services.pool, body.model, Task.TEXT)
-        chat = ChatCompletion(services, body, generation_request(request, body, spec, services.limits))
-        return await answered(services, request, chat, as_stream=bool(body.stream))
+        work = Work(services, body)
+        chat = ChatCompletion(services, body, generation_request(request, body, spec, services.limits), work)
+        return await answered(services, request, work, chat, as_stream=bool(body.stream))
 
     return router
 
@@ -44,11 +44,11 @@ def routes(services: Services) -> APIRouter:
 class ChatCompletion:
     """One request: whom it asks, for what, and how its answer looks."""
 
-    def __init__(self, services: Services, body: ChatBody, request: GenerationRequest) -> None:
+    def __init__(self, services: Services, body: ChatBody, request: GenerationRequest, work: Work) -> None:
         self._services = services
         self._body = body
         self._request = request
-        self._keep_alive = keep_alive_of(body.keep_alive)
+        self._work = work
         with_logprobs = request.sampling.logprobs is not None
         self._choices = [Choice(index, body.has_old_tools, with_logprobs) for index in range(request.n)]
         self._envelope: Envelope | None = None
@@ -81,12 +81,11 @@ class ChatCompletion:
 
     async def _pieces(self) -> AsyncGenerator[TextChunk, None]:
         """What the model says; the envelope is there before the first of it."""
-        services, name = self._services, self._body.model
         try:
-            async with aclosing(services.generate.stream(name, self._request, keep_alive=self._keep_alive)) as events:
+            async with aclosing(self._work.events(self._request)) as events:
                 async for event in events:
                     if isinstance(event, GenerationStarted):
-                        self._envelope = envelope("chatcmpl", services, name, event.model)
+                        self._envelope = envelope("chatcmpl", self._services, self._body.model, event.model)
                     else:
                         yield event
         except InvalidRequest as error:

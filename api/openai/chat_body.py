@@ -26,7 +26,6 @@ _NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
     "chat_template": (),
     "modalities": (["text"],),
     "prompt_embeds": (),
-    "truncate": (False,),
     "web_search_options": (),
 }
 _TEMPLATE_ARGUMENTS = ("enable_thinking", "reasoning_effort")

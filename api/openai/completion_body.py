@@ -96,6 +96,8 @@ def in_completion(error: InvalidRequest, body: CompletionBody) -> InvalidRequest
 def _check_wishes(body: CompletionBody) -> None:
     if body.suffix is not None and body.echo:
         raise wrong("echo", "does not go with suffix")
+    if body.truncate and body.echo:
+        raise wrong("truncate", "does not go with echo: what is cut cannot be repeated")
     if body.best_of is not None and body.best_of < body.choices:
         raise wrong("best_of", "must not be below n")
     if body.best_of is not None and body.best_of > body.choices and body.stream:

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from api.bodies import checked
 from api.docs_page import describes
-from api.openai.answering import answered
+from api.openai.answering import Work, answered
 from api.openai.completion_answer import KIND, Choice
 from api.openai.completion_body import Asked, CompletionBody, in_completion, requests_of
 from api.openai.envelope import Envelope, Json, envelope, usage_of
 from api.openai.merging import merged
 from api.openai.reading import given, read_json
-from api.sampling import keep_alive_of, refuse_unless_neutral
+from api.sampling import refuse_unless_neutral
 from api.services import Services
 from api.streaming import Record
 from application.generate_text import GenerationStarted
@@ -33,12 +33,13 @@ def routes(services: Services) -> APIRouter:
     async def completions(request: Request) -> Response:
         raw = given(await read_json(request))
         body = await checked(CompletionBody, raw)
-        refuse_unless_neutral(raw, {"prompt_embeds": (), "truncate": (False,)})
+        refuse_unless_neutral(raw, {"prompt_embeds": ()})
         spec = spec_for(services.pool, body.model, Task.TEXT)
         asked = requests_of(request, body, spec, services.limits)
         echoes = [await _echo(services, body, spec, one) for one in asked]
-        completion = Completion(services, body, [one.request for one in asked], echoes)
-        return await answered(services, request, completion, as_stream=bool(body.stream))
+        work = Work(services, body)
+        completion = Completion(services, body, [one.request for one in asked], echoes, work)
+        return await answered(services, request, work, completion, as_stream=bool(body.stream))
 
     return router
 
@@ -60,12 +61,17 @@ class Completion:
     """One request: whom it asks, for what, and how its answer looks."""
 
     def __init__(
-        self, services: Services, body: CompletionBody, requests: Sequence[GenerationRequest], echoes: Sequence[str]
+        self,
+        services: Services,
+        body: CompletionBody,
+        requests: Sequence[GenerationRequest],
+        echoes: Sequence[str],
+        work: Work,
     ) -> None:
         self._services = services
         self._body = body
         self._requests = requests
-        self._keep_alive = keep_alive_of(body.keep_alive)
+        self._work = work
         samples = requests[0].n
         self._choices = [
             [Choice(number * samples + sample, body.logprobs is not None, echo) for sample in range(samples)]
@@ -114,14 +120,13 @@ class Completion:
 
     async def _pieces(self) -> AsyncGenerator[tuple[int, TextChunk], None]:
         """What the model says to each prompt, by its number; the envelope is there before the first of it."""
-        services, name = self._services, self._body.model
-        streams = [services.generate.stream(name, one, keep_alive=self._keep_alive) for one in self._requests]
+        streams = [self._work.events(request) for request in self._requests]
         try:
             async with aclosing(merged(streams)) as events:
                 async for number, event in events:
                     if not isinstance(event, GenerationStarted):
                         yield number, event
                     elif self._envelope is None:
-                        self._envelope = envelope("cmpl", services, name, event.model)
+                        self._envelope = envelope("cmpl", self._services, self._body.model, event.model)
         except InvalidRequest as error:
             raise in_completion(error, self._body) from None

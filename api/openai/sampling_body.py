@@ -77,6 +77,7 @@ class SamplingBody(Body):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     keep_alive: Any = None
+    truncate: bool | None = None
     options: EngineOptions | None = None
 
     @property

@@ -142,6 +142,22 @@ async def test_the_last_message_can_be_continued(world: World, client: httpx2.As
     assert (chat.continue_final_message, chat.add_generation_prompt) == (False, False)
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_the_oldest_messages_go_where_truncation_is_allowed(
+    world: World, client: httpx2.AsyncClient, is_stream: bool
+) -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "word " * 5000}, USER]
+    wish = body(messages=messages, stream=is_stream)
+    assert (await client.post(URL, json=wish)).json()["error"]["code"] == "context_length_exceeded"
+    response = await client.post(URL, json={**wish, "truncate": True})
+    assert response.status_code == 200, response.text
+    assert response.headers["x-truncated"] == "true"
+    prompt = world.repository.text(TEXT).requests[-1].prompt
+    assert isinstance(prompt, Chat)
+    assert [message.role for message in prompt.messages] == [Role.SYSTEM, Role.USER]
+    assert "x-truncated" not in (await client.post(URL, json=body(truncate=True, stream=is_stream))).headers
+
+
 async def test_num_ctx_reaches_the_engine(world: World, client: httpx2.AsyncClient) -> None:
     assert (await asked(world, client, options={"num_ctx": 9})).num_ctx == 9
     assert (await asked(world, client)).num_ctx == 0

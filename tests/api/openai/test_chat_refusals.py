@@ -92,7 +92,6 @@ async def test_a_wrong_value_is_400_and_names_its_field(
         ({"web_search_options": {}}, "unsupported_parameter", "web_search_options"),
         ({"chat_template": "{{ x }}"}, "unsupported_parameter", "chat_template"),
         ({"prompt_embeds": "AA=="}, "unsupported_parameter", "prompt_embeds"),
-        ({"truncate": True}, "unsupported_parameter", "truncate"),
         (message(audio={"id": "a"}), "unsupported_parameter", "messages.1.audio"),
         (part(type="file", file={"file_id": "f"}), "unsupported_value", "messages.0.content.0.type"),
         (part(type="image_url", image_url={"url": "http://x/y.png"}), "unsupported_value", None),

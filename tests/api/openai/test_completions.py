@@ -166,6 +166,13 @@ async def test_the_best_of_many_are_shown_and_all_are_counted(world: World, clie
     assert {choice["logprobs"] for choice in answer["choices"]} == {None}
 
 
+async def test_the_oldest_tokens_go_where_truncation_is_allowed(world: World, client: httpx2.AsyncClient) -> None:
+    response = await client.post(URL, json=body(prompt=list(range(1, 31)), options={"num_ctx": 10}, truncate=True))
+    assert response.status_code == 200, response.text
+    assert response.headers["x-truncated"] == "true"
+    assert asked(world)[-1].prompt == TokenIds((1, 2, 3, 4, 26, 27, 28, 29, 30))
+
+
 # -- streams --------------------------------------------------------------------------------------------
 
 
@@ -235,6 +242,7 @@ async def test_a_client_that_leaves_frees_the_places_of_all_prompts(
         ({"prompt": ["a", ""]}, "prompt", "invalid_value"),
         ({"prompt": [1], "suffix": "x"}, "suffix", "invalid_value"),
         ({"suffix": "x", "echo": True}, "echo", "invalid_value"),
+        ({"truncate": True, "echo": True}, "truncate", "invalid_value"),
         ({"max_tokens": -1}, "max_tokens", "invalid_value"),
         ({"logprobs": 6}, "logprobs", "invalid_value"),
         ({"logprobs": True}, "logprobs", "invalid_value"),
