@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import BigInteger, Connection, Text, column
 
 from domain.errors import IngleError, JobNotFound
 from domain.job_fence import lease_lost
@@ -19,8 +19,9 @@ UPDATE jobs SET heartbeat_at=now_ms(), lease_expires_at=LEAST(now_ms()+lease_ms,
 FROM {given} WHERE jobs.id=given.id AND jobs.status='running' AND jobs.lease_token=given.token
   AND jobs.attempt=COALESCE(given.attempt, jobs.attempt)
 RETURNING jobs.id, jobs.attempt, jobs.lease_expires_at, jobs.attempt_started_at+jobs.timeout_ms AS deadline_at,
-  jobs.cancel_requested_at, jobs.cancel_reason, now_ms() AS now
+  jobs.cancel_requested_at, now_ms() AS now, jobs.cancel_reason
 """
+_TIMES = ("attempt", "lease_expires_at", "deadline_at", "cancel_requested_at", "now")
 
 
 class Beating:
@@ -28,7 +29,8 @@ class Beating:
 
     def __init__(self, spelling: Spelling) -> None:
         fields = {"id": "text", "token": "text", "attempt": "bigint", "progress": "text"}
-        self._beat = ManyRows(spelling, _BEAT, fields)
+        returns = [column("id", Text), *(column(name, BigInteger) for name in _TIMES), column("cancel_reason", Text)]
+        self._beat = ManyRows(spelling, _BEAT, fields, returns)
 
     def extend(self, connection: Connection, beats: Sequence[Heartbeat]) -> list[Extension | IngleError]:
         """One answer for each, in order; of two beats of one job the last counts."""

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, TextClause, bindparam, func, select, text
+from sqlalchemy import BindParameter, Connection, Row, TextualSelect, bindparam, func, select, text
 
 from domain.claim_order import Pair
 from domain.job import EventKind, Job, JobStatus
 from domain.job_limits import BREAKER_FAILURES
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
-from infrastructure.persistence.rows import JOB_COLUMNS, job_of
+from infrastructure.persistence.rows import JOB_COLUMNS, JOB_TYPES, job_of
 from infrastructure.persistence.tables import jobs, owners, queues
 
 _READY = """
@@ -65,9 +65,8 @@ class Claiming:
         self._now = spelling.sql("SELECT now_ms()")
         self._pick = self._statement(spelling, f"{_READY} {_UNLIMITED} {_ORDER}")
         self._pick_one = self._statement(spelling, f"{_READY} {_UNLIMITED} AND jobs.id=:id {_ORDER}")
-        self._pick_these = self._statement(
-            spelling, "seq IN :seqs ORDER BY priority DESC, fair_tag, seq LIMIT :n"
-        ).bindparams(bindparam("seqs", expanding=True))
+        these = "seq IN :seqs ORDER BY priority DESC, fair_tag, seq LIMIT :n"
+        self._pick_these = self._statement(spelling, these, bindparam("seqs", expanding=True))
         excluded = "AND owner_service NOT IN :full"
         self._candidates = spelling.sql(
             f"SELECT seq, owner_service FROM jobs WHERE {_READY} {excluded} "  # noqa: S608 — no value in it
@@ -76,9 +75,10 @@ class Claiming:
         self._limited = spelling.sql(_LIMITED)
         self._next_task, self._next_profile = spelling.sql(_NEXT_TASK), spelling.sql(_NEXT_PROFILE)
 
-    def _statement(self, spelling: Spelling, which: str) -> TextClause:
+    def _statement(self, spelling: Spelling, which: str, *binds: BindParameter[Any]) -> TextualSelect:
         template = _CLAIM_POSTGRES if self._postgres else _CLAIM_SQLITE
-        return spelling.sql(template.format(which=which, take=_TAKE, columns=JOB_COLUMNS))
+        statement = spelling.sql(template.format(which=which, take=_TAKE, columns=JOB_COLUMNS))
+        return statement.bindparams(*binds).columns(*JOB_TYPES)
 
     def ready_pairs(self, connection: Connection) -> list[Pair]:
         """Every pair with ready work, by name. Two look-ups for each: a row-value comparison scans on SQLite."""
@@ -154,7 +154,7 @@ class Claiming:
     def _taken(
         self,
         connection: Connection,
-        statement: TextClause,
+        statement: TextualSelect,
         values: dict[str, Any],
         worker: str,
         n: int,

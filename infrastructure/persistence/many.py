@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import ColumnClause, Connection, Row
 
 from infrastructure.persistence.database import Spelling
 
 
 class ManyRows:
-    """A statement that reads its values FROM {given}, a table of `fields` (name → PostgreSQL's type)."""
+    """A statement that takes its values FROM {given}, `fields` being name → PostgreSQL's type; it `returns` columns."""
 
-    def __init__(self, spelling: Spelling, statement: str, fields: Mapping[str, str]) -> None:
+    def __init__(
+        self, spelling: Spelling, statement: str, fields: Mapping[str, str], returns: Sequence[ColumnClause[Any]]
+    ) -> None:
         self._fields = tuple(fields)
         self._at_once = spelling.name == "postgresql"
         names = ", ".join(fields)
@@ -20,7 +22,7 @@ class ManyRows:
             given = f"unnest({arrays}) AS given({names})"
         else:
             given = f"(SELECT {', '.join(f':{name} AS {name}' for name in fields)}) AS given"
-        self._statement = spelling.sql(statement.replace("{given}", given))
+        self._statement = spelling.sql(statement.replace("{given}", given)).columns(*returns)
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
         """What the statement returns for `rows`, in no order."""

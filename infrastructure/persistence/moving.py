@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, bindparam, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, TextualSelect, bindparam, delete, func, insert, select, update
 
 from domain.errors import DedupeConflict, IngleError, JobNotFound
 from domain.job import EventKind, Job, JobStatus
@@ -13,7 +13,7 @@ from domain.job_repository import Cancel, Changed, Delete, Prune, Retry
 from infrastructure.persistence.adding import first_free_tag
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
-from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, as_json, job_of
+from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_json, job_of
 from infrastructure.persistence.settling import Policies, jitter, rows_by_id
 from infrastructure.persistence.tables import batches, jobs, queues, webhook_deliveries
 
@@ -76,11 +76,11 @@ class Moving:
         self._now = spelling.sql("SELECT now_ms()")
         self._move, self._ask, self._promote = spelling.sql(_MOVE), spelling.sql(_ASK), spelling.sql(_PROMOTE)
         self._expired, self._lapsed = self._rows(_EXPIRED), self._rows(_LAPSED)
-        self._orphaned = self._rows(_ORPHANED).bindparams(bindparam("dead", expanding=True))
+        self._orphaned = self._rows(_ORPHANED, bindparam("dead", expanding=True))
         self._over, self._blank = self._rows(_OVER), spelling.sql(_BLANK)
 
-    def _rows(self, statement: str) -> TextClause:
-        return self._sql(statement.replace("{columns}", JOB_COLUMNS))
+    def _rows(self, statement: str, *binds: BindParameter[Any]) -> TextualSelect:
+        return self._sql(statement.replace("{columns}", JOB_COLUMNS)).bindparams(*binds).columns(*JOB_TYPES)
 
     # -- what owners ask for --------------------------------------------------------------------------
 

@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from sqlalchemy import column
+
 from domain.job import Job, JobStatus
 from domain.retry import RetryRules
+from infrastructure.persistence.tables import jobs
 
 COLUMNS = tuple(field.name for field in fields(Job))
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in COLUMNS)
+
+# Told to SQLAlchemy, so that it does not look the columns of each answer up anew.
+JOB_TYPES = tuple(column(name, jobs.c[name].type) for name in COLUMNS)
 
 _PAYLOADS = ("input", "metadata", "result", "usage", "progress", "callback_headers")
 _PAYLOADS_AT = tuple(COLUMNS.index(name) for name in _PAYLOADS)

@@ -1,14 +1,19 @@
 """Bringing a database to the schema of this code, and telling whether it is there."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.schema import CreateSchema, DropSchema
 
 from domain.errors import SchemaMismatch
 from infrastructure.persistence.database import Database
+from infrastructure.persistence.postgres import Bounds, PostgresDatabase
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number does, as long as nobody else in the database locks by it.
@@ -60,3 +65,18 @@ async def is_current(database: Database) -> bool:
     """Whether the schema is the one of this code."""
     wanted = head()
     return await database.read(revision_of) == wanted
+
+
+@asynccontextmanager
+async def in_own_schema(url: str) -> AsyncIterator[str]:
+    """The name of a new PostgreSQL schema in the database at `url`, dropped with everything in it at the end."""
+    name = f"ingle_{uuid4().hex}"
+    database = PostgresDatabase(url, Bounds(pool_size=1))
+    try:
+        await database.write(lambda c: c.execute(CreateSchema(name)) and None)
+        try:
+            yield name
+        finally:
+            await database.write(lambda c: c.execute(DropSchema(name, cascade=True)) and None)
+    finally:
+        await database.close()

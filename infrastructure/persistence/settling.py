@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import BigInteger, Connection, Row, bindparam, column, select
 
 from domain.errors import IngleError
 from domain.job import Job, JobStatus
@@ -22,7 +22,7 @@ from domain.retry import ONCE, RetryPolicy, RetryRules
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record, tokens_of
 from infrastructure.persistence.many import ManyRows
-from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, as_json, job_of, rules_of
+from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_json, job_of, rules_of
 from infrastructure.persistence.tables import job_attempts, jobs, queues
 
 _JOB = [jobs.c[name] for name in COLUMNS]
@@ -41,7 +41,7 @@ _GUARD = """
     jobs.id=given.id AND jobs.status='running' AND jobs.attempt=COALESCE(given.attempt, jobs.attempt)
     AND (jobs.lease_token=given.token OR (given.token IS NULL AND jobs.attempt=1))
 """
-_SETTLE = f"UPDATE jobs SET {_SET} FROM {{given}} WHERE {_GUARD} RETURNING {JOB_COLUMNS}, now_ms()"  # noqa: S608
+_SETTLE = f"UPDATE jobs SET {_SET} FROM {{given}} WHERE {_GUARD} RETURNING {JOB_COLUMNS}, now_ms() AS at"  # noqa: S608
 _FIELDS = {
     "id": "text", "token": "text", "attempt": "bigint", "status": "text", "verb": "text", "ready": "smallint",
     "delay_ms": "bigint", "counted": "integer", "snoozed": "integer", "code": "text", "message": "text",
@@ -86,7 +86,7 @@ class Settling:
     """The operation of `JobRepository.settle`, for several at once; no job twice."""
 
     def __init__(self, spelling: Spelling) -> None:
-        self._write = ManyRows(spelling, _SETTLE, _FIELDS)
+        self._write = ManyRows(spelling, _SETTLE, _FIELDS, [*JOB_TYPES, column("at", BigInteger)])
         self._reset_breaker = spelling.sql(_RESET_BREAKER).bindparams(bindparam("profiles", expanding=True))
         self._count_breaker = spelling.sql(_COUNT_BREAKER)
         self._count_tokens = spelling.sql(_COUNT_TOKENS)
