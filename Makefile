@@ -14,7 +14,7 @@ help: ## Show this list.
 
 setup: $(STAMP) ## Make .venv and install Ingle with its development tools.
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard models/text/native/*.[ch])
 	@set -eu; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  found=; \

@@ -65,11 +65,15 @@ class Int8Linear(nn.Module):
         self.weight, self.scale = self.weight[order], self.scale[order]
         self.bias = self.bias[order] if self.bias is not None else None
 
+    def take_weight(self) -> torch.Tensor:
+        """The plain weights, for a kernel that keeps them itself; nothing else works afterwards."""
+        assert self.weight is not None
+        weight, self.weight = self.weight, None
+        return weight
+
     def pack(self) -> None:
         """Bring the weights into the kernel's own layout, and drop the plain ones."""
-        assert self.weight is not None
-        self._packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
-        self.weight = None
+        self._packed = torch.ops.onednn.qlinear_prepack(self.take_weight(), None)
 
     @property
     def packed_bytes(self) -> int:

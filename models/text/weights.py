@@ -16,6 +16,8 @@ from domain.repositories import LoadProgress, OnLoadProgress
 from models.configuration import check_sizes, refuse_code
 from models.text import attention, converted, fusion, skeleton
 from models.text.gguf_source import GgufSource
+from models.text.native.decoder import NativeDecoder, unsupported
+from models.text.native.library import why_not
 from models.text.tokenizer import TextTokenizer
 
 # Loads report their own progress; transformers' bars would write into the logs of whoever runs this.
@@ -32,11 +34,17 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """A model ready to run, and what is known of it."""
+    """A model ready to run, and what is known of it.
 
-    model: PreTrainedModel
+    `layers` says how its layers run: `native` in the kernels of `models.text.native`, `fused` in fewer steps than
+    transformers takes, `plain` as transformers has them; `why` says why not better, empty for `native`.
+    """
+
+    config: PretrainedConfig
+    model: PreTrainedModel | NativeDecoder
     tokenizer: TextTokenizer
-    fused: bool
+    layers: str
+    why: str
     converted_seconds: float
 
 
@@ -47,11 +55,14 @@ def load(
     precision: Precision,
     device: torch.device,
     on_progress: OnLoadProgress,
+    *,
+    native: bool = False,
 ) -> LoadedWeights:
     """Load the weights below `directory` (a GGUF file itself, or a directory with safetensors).
 
-    `converted_directory(layout)` is where the copy of that layout lies or will lie. Raises ModelLoadFailed
-    naming the file at fault, InsufficientStorage when the copy finds no room.
+    `converted_directory(layout)` is where the copy of that layout lies or will lie. With `native`, layers run in the
+    native kernels where those can. Raises ModelLoadFailed naming the file at fault, InsufficientStorage when the copy
+    finds no room.
     """
     seconds = 0.0
     if precision.int8 or weight_format is WeightFormat.GGUF:
@@ -63,12 +74,25 @@ def load(
         model, tokenizer = converted.load(copy, precision.dtype, _told(on_progress, "weights", 0))
     else:
         model, tokenizer = _load_directory(directory, precision.dtype)
-    fused = fusion.fuse(model)
+    config = model.config.get_text_config()
+    why = _why_not_native(model, precision, device, native=native)
+    if not why:
+        decoder = NativeDecoder(model, lambda done, total: on_progress(LoadProgress("weights", done, total)))
+        return LoadedWeights(config, decoder, tokenizer, "native", "", seconds)
+    layers = "fused" if fusion.fuse(model) else "plain"
     if precision.int8:
         skeleton.pack(model, lambda done, total: on_progress(LoadProgress("weights", done, total)))
     if device.type != "cpu":
         nn.Module.to(model, device)
-    return LoadedWeights(model, tokenizer, fused, seconds)
+    return LoadedWeights(config, model, tokenizer, layers, why, seconds)
+
+
+def _why_not_native(model: PreTrainedModel, precision: Precision, device: torch.device, *, native: bool) -> str:
+    if not native:
+        return "the native kernels were not asked for"
+    if device.type != "cpu" or not precision.int8:
+        return "the native kernels are for int8 on CPUs"
+    return why_not() or unsupported(model)
 
 
 def prepare(converted_directory: Callable[[str], Path], precision: Precision) -> None:

@@ -51,4 +51,4 @@ def test_cut_weights_are_refused_and_the_whole_ones_load_afterwards(tmp_path: Pa
     with pytest.raises(ModelLoadFailed, match="model"):
         load_tiny(directory)
     weights.write_bytes(whole)
-    assert load_tiny(directory).fused
+    assert load_tiny(directory).layers == "fused"

@@ -1,0 +1,116 @@
+#include "product.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "vector.h"
+
+/* Four rows and two columns keep eight sums in registers, and the weights in the nearest cache for the next rows. */
+enum { ROWS = 4, CHUNKS_A_MEMBER = 8 };
+
+float quantize_row(const float *x, int64_t count, uint8_t *out) {
+  __m512 most = _mm512_setzero_ps();
+  for (int64_t i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
+  float largest = _mm512_reduce_max_ps(most);
+  /* A row that holds NaN must not come out as numbers: max_ps drops NaN, so its sum is asked too. */
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < count; i += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
+  float total = _mm512_reduce_add_ps(sum);
+  __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+  __m512i zero = _mm512_set1_epi32(128);
+  for (int64_t i = 0; i < count; i += 16) {
+    __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
+    _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtusepi32_epi8(_mm512_add_epi32(rounded, zero)));
+  }
+  return isfinite(total) ? largest / 127.0f : NAN;
+}
+
+typedef struct {
+  const product_weights *weights;
+  const uint8_t *x;
+  const float *x_scale;
+  int64_t rows;
+  float *out;
+  int64_t stride, limit;
+  product_end end;
+} operands;
+
+ALWAYS void finish(const operands *o, int64_t row, int64_t pair, const __m512i sums[2]) {
+  const product_weights *w = o->weights;
+  __m512 value[2];
+  for (int c = 0; c < 2; c++) {
+    int64_t n = pair * PAIR + c * COLUMN;
+    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w->scale + n), _mm512_set1_ps(o->x_scale[row]));
+    value[c] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[c]), scale);
+    if (w->bias != NULL) value[c] = _mm512_add_ps(value[c], _mm512_loadu_ps(w->bias + n));
+  }
+  float *out = o->out + row * o->stride;
+  if (o->end == GATE) {
+    int64_t n = pair * COLUMN;
+    if (n < o->limit) _mm512_storeu_ps(out + n, _mm512_mul_ps(silu_ps(value[0]), value[1]));
+    return;
+  }
+  for (int c = 0; c < 2; c++) {
+    int64_t n = pair * PAIR + c * COLUMN;
+    if (n >= o->limit) return;
+    __mmask16 inside = o->limit - n >= COLUMN ? 0xffff : (__mmask16)((1u << (o->limit - n)) - 1);
+    if (o->end == ADD) value[c] = _mm512_add_ps(value[c], _mm512_maskz_loadu_ps(inside, out + n));
+    _mm512_mask_storeu_ps(out + n, inside, value[c]);
+  }
+}
+
+ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows) {
+  const int64_t inputs = o->weights->inputs;
+  const int8_t *left = o->weights->packed + pair * PAIR * inputs, *right = left + COLUMN * inputs;
+  const uint8_t *x = o->x + row * inputs;
+  __m512i sums[ROWS][2];
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < 2; c++) sums[r][c] = _mm512_loadu_si512(o->weights->offset + pair * PAIR + c * COLUMN);
+  for (int64_t k = 0; k < inputs; k += GROUP) {
+    __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+      int32_t four;
+      memcpy(&four, x + r * inputs + k, sizeof four);
+      __m512i all = _mm512_set1_epi32(four);
+      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], all, a);
+      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], all, b);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++) finish(o, row + r, pair, sums[r]);
+}
+
+static void multiply_pair(const operands *o, int64_t pair) {
+  int64_t row = 0;
+  for (; row + ROWS <= o->rows; row += ROWS) tile(o, row, pair, ROWS);
+  switch (o->rows - row) {
+    case 3: tile(o, row, pair, 3); break;
+    case 2: tile(o, row, pair, 2); break;
+    case 1: tile(o, row, pair, 1); break;
+  }
+}
+
+void multiply(team *t, const product_weights *weights, const uint8_t *x, const float *x_scale, int64_t rows, float *out,
+              int64_t stride, int64_t limit, product_end end) {
+  operands o = {weights, x, x_scale, rows, out, stride, limit, end};
+  int64_t pairs = weights->outputs / PAIR;
+  int64_t chunk = pairs / (team_size(t) * CHUNKS_A_MEMBER) + 1;
+  for (int64_t first; (first = team_next(t) * chunk) < pairs;)
+    for (int64_t pair = first; pair < first + chunk && pair < pairs; pair++) multiply_pair(&o, pair);
+}
+
+void pack_weights(const int8_t *weights, int64_t rows, int64_t inputs, int64_t first, int64_t step, int8_t *packed,
+                  int32_t *offset) {
+  for (int64_t n = 0; n < rows; n++) {
+    int64_t column = first + n / COLUMN * step, lane = n % COLUMN;
+    int8_t *into = packed + column * COLUMN * inputs + lane * GROUP;
+    int32_t sum = 0;
+    for (int64_t k = 0; k < inputs; k += GROUP) {
+      memcpy(into + k * COLUMN, weights + n * inputs + k, GROUP);
+      for (int g = 0; g < GROUP; g++) sum += weights[n * inputs + k + g];
+    }
+    offset[column * COLUMN + lane] = -128 * sum;
+  }
+}

@@ -1,0 +1,89 @@
+"""Runs a step through the kernels: the same steps, cache blocks and logits as `models.text.runner.Runner`.
+
+Only what lies inside a block of the cache is the kernels' own: they keep keys feature by feature.
+"""
+
+import weakref
+from ctypes import POINTER, byref, c_int32, cast, pointer
+
+import numpy as np
+import torch
+
+from models.text.kv_cache import KVCache
+from models.text.native.decoder import NativeDecoder
+from models.text.native.library import BLOCK, Batch, Span, Workspace, library
+from models.text.scheduler import Step
+
+
+class NativeRunner:
+    """A model and its cache on this CPU; only the owner thread may call it.
+
+    `max_tokens` bounds a step, `context` a sequence; `threads` compute, the caller among them.
+    """
+
+    def __init__(self, decoder: NativeDecoder, cache: KVCache, *, threads: int, max_tokens: int, context: int) -> None:
+        native = library()
+        assert native is not None
+        self._library = native
+        assert cache.block_size == BLOCK
+        self._decoder, self._cache = decoder, cache
+        for index, layer in enumerate(decoder.layers):
+            layer.keys, layer.values = cache.addresses(index)
+        team = native.team_new(threads)
+        if not team:
+            raise OSError(f"the system gives no {threads} threads")
+        self._team = team
+        self._end = weakref.finalize(self, native.team_free, team)
+        decoder.reach(context)
+        widest = max(decoder.width, decoder.heads * decoder.dim, decoder.inner)
+        scratch = native.forward_scratch(byref(decoder.structure), context)
+        mixed = (decoder.heads + 2 * decoder.kv_heads) * decoder.dim
+        self._room = {
+            "hidden": torch.empty(max_tokens * decoder.width),
+            "mixed": torch.empty(max_tokens * mixed),
+            "seen": torch.empty(max_tokens * decoder.heads * decoder.dim),
+            "gated": torch.empty(max_tokens * decoder.inner),
+            "normed": torch.empty(threads * decoder.width),
+            "quantized": torch.empty(max_tokens * widest, dtype=torch.uint8),
+            "row_scale": torch.empty(max_tokens),
+            "scratch": torch.empty(threads * scratch),
+        }
+        pointers = {name: tensor.data_ptr() for name, tensor in self._room.items()}
+        self._workspace = Workspace(rows=max_tokens, length=context, **pointers)
+
+    def run(self, step: Step) -> torch.Tensor:
+        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order."""
+        tokens = step.tokens
+        assert tokens <= self._workspace.rows
+        ids = np.empty(tokens, dtype=np.int32)
+        spans = (Span * len(step.work))()
+        keep: list[int] = []
+        tables: list[np.ndarray] = []
+        start = 0
+        for span, work in zip(spans, step.work, strict=True):
+            end = work.start + work.count
+            ids[start : start + work.count] = work.sequence.ids[work.start : end]
+            table = np.array(work.sequence.blocks[: -(-end // BLOCK)], dtype=np.int32)
+            tables.append(table)
+            span.start, span.count, span.position = start, work.count, work.start
+            span.blocks = _ints(table)
+            start += work.count
+            if work.samples:
+                keep.append(start - 1)
+        logits = torch.empty(len(keep), self._decoder.vocabulary)
+        kept = np.array(keep, dtype=np.int32)
+        batch = Batch(
+            tokens=tokens,
+            spans=len(spans),
+            kept=len(keep),
+            ids=_ints(ids),
+            span=spans,
+            keep=_ints(kept),
+            logits=logits.data_ptr(),
+        )
+        self._library.forward(self._team, byref(self._decoder.structure), byref(self._workspace), pointer(batch))
+        return logits
+
+
+def _ints(array: np.ndarray) -> "POINTER(c_int32)":  # type: ignore[valid-type]
+    return cast(array.ctypes.data, POINTER(c_int32))
