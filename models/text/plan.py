@@ -68,12 +68,14 @@ class AnswerPlan:
             return None
         chat = _chat_of(self.request.prompt)
         assert chat is not None
+        is_required = chat.tool_choice.mode is ToolMode.REQUIRED
         return CallReader(
             self.tokenizer.syntax,
             frozenset(tool.name for tool in self.tools),
             call_ids(self.request.sampling.seed, index),
             only_one=not chat.parallel_tool_calls,
-            may_be_whole=chat.tool_choice.mode is ToolMode.REQUIRED or self.request.constraint is None,
+            may_be_whole=is_required or self.request.constraint is None,
+            is_all=is_required,
             is_strict=any(tool.strict for tool in self.tools),
         )
 

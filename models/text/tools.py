@@ -40,7 +40,8 @@ class CallReader:
     """Cuts text into TEXT, HIDDEN and CALL. With `only_one` it is `done` after the first call.
 
     `may_be_whole` false says that an answer without marks is never a call; with `is_strict` one without marks must
-    name its tool first, from where on it is held to the tool's schema. White space before and after calls is
+    name its tool first, from where on it is held to the tool's schema; with
+    `is_all` the answer is held to be calls, so text can only be a call that was cut short, and is hidden. White space before and after calls is
     hidden, except between one and text that goes on after it.
     """
 
@@ -53,6 +54,7 @@ class CallReader:
         only_one: bool,
         may_be_whole: bool = True,
         is_strict: bool = False,
+        is_all: bool = False,
     ) -> None:
         self._syntax = syntax
         self._names = names
@@ -65,6 +67,7 @@ class CallReader:
         self._json: JsonEnd | None = None
         self._found: list[tuple[str, str]] = []
         self._found_end = 0
+        self._text = Kind.HIDDEN if is_all else Kind.TEXT
         self._follows_call = False
         self._has_said = False
         self.done = False
@@ -181,7 +184,7 @@ class CallReader:
             self.done = True
             words, space = split_right(held)
             said = self._said(words)
-            return [*said, *some(Kind.HIDDEN if self._follows_call else Kind.TEXT, space)]
+            return [*said, *some(Kind.HIDDEN if self._follows_call else self._text, space)]
         certain = len(self._held) - (overlap(self._held, opening) if opening else 0)
         words, _ = split_right(self._held[:certain])
         self._held = self._held[len(words) :]
@@ -193,7 +196,7 @@ class CallReader:
         hides = self._follows_call and not self._has_said
         space, rest = split_left(words) if hides else ("", words)
         self._follows_call, self._has_said = False, True
-        return [*some(Kind.HIDDEN, space), *some(Kind.TEXT, rest)]
+        return [*some(Kind.HIDDEN, space), *some(self._text, rest)]
 
     def _read_call(self, *, is_over: bool) -> list[Part] | None:
         if self._json is None:
@@ -274,7 +277,7 @@ class CallReader:
         lead, self._lead = self._lead, ""
         if was_marked:
             self._follows_call, self._has_said = False, True
-            return some(Kind.TEXT, lead)
+            return some(self._text, lead)
         return []
 
 

@@ -106,6 +106,14 @@ async def test_a_model_that_would_rather_talk_must_call(engines: dict[str, TextE
     jsonschema.validate(calls[0][1], json.loads(CITY))
 
 
+async def test_a_required_call_that_is_cut_short_is_neither_call_nor_text(engines: dict[str, TextEngine]) -> None:
+    follow_script(engines["hermes"], SAID["hermes"])
+    chat = Chat(USER, tools=(WEATHER,), tool_choice=REQUIRED)
+    text, _, calls, last = await told(engines["hermes"].generate(asked(chat, max_tokens=20)))
+    assert last.finish is not None
+    assert (text, calls, last.finish.reason) == ("", [], FinishReason.LENGTH)
+
+
 @pytest.mark.parametrize("family", SAID)
 async def test_tools_that_must_not_be_called_are_not(engines: dict[str, TextEngine], family: str) -> None:
     chat = Chat(USER, tools=(WEATHER,), tool_choice=ToolChoice(ToolMode.NONE))
