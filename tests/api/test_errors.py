@@ -191,7 +191,7 @@ async def test_every_status_carries_request_id_and_server(world: World, client: 
         await client.post("/generate", content=b"x" * (5 << 20)),
         await client.post("/generate", content=b""),
         await client.post("/generate", json={"prompt": "a"}),
-        await client.post("/api/chat"),
+        await client.post("/api/push"),
         await client.get("/health", headers={"host": "evil.example"}),
         await client.options(
             "/generate", headers={"origin": "http://localhost", "access-control-request-method": "POST"}

@@ -39,6 +39,7 @@ class FakeModelLibrary:
         self.gate = Gate()
         self.failures: deque[Exception] = deque()
         self.details_of: dict[str, ModelDetails] = {}
+        self.details_failures: dict[str, Exception] = {}
         self.vocabulary: tuple[str, ...] = ("<s>", "hello", "world")
         self.open_pulls = 0
         self._repository = repository
@@ -88,6 +89,8 @@ class FakeModelLibrary:
     async def details(self, name: str, *, vocabulary: bool = False) -> ModelDetails:
         """What the test said, or what the spec says."""
         spec = self._repository.find(name)
+        if spec.id in self.details_failures:
+            raise self.details_failures[spec.id]
         said = self.details_of.get(spec.id) or ModelDetails(
             spec,
             architecture=spec.family,
