@@ -22,6 +22,9 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _PLAIN_SUFFIXES = (".safetensors", ".gguf", ".json", ".txt", ".jinja")
+# A large model as some publish it: `x-00001-of-00003.gguf`.
+PART_OF_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+SPLIT_ADVICE = "take one with a single file, join the parts with llama-gguf-split --merge, or take the safetensors"
 
 
 def is_model_file(name: str) -> bool:

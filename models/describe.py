@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from domain.model import MAX_CONTEXT_LENGTH, ModelSpec, Task, WeightFormat
-from models.catalog import is_model_file
+from models.catalog import PART_OF_GGUF, SPLIT_ADVICE, is_model_file
 from models.headers import BadHeader, gguf_header, safetensors_parameters
 from models.templates import capabilities_of
 
@@ -53,6 +53,8 @@ def describe(path: Path, model_id: str) -> ModelSpec:
     """
     try:
         if path.is_file():
+            if PART_OF_GGUF.search(path.name):
+                raise Unusable(f"it is a part of a split GGUF file, and Ingle does not load parts: {SPLIT_ADVICE}")
             return _describe_gguf(path, model_id)
         names = model_files(path)
         weights = [name for name in names if "/" not in name and name.endswith(".safetensors")]
@@ -62,7 +64,7 @@ def describe(path: Path, model_id: str) -> ModelSpec:
             return _describe_safetensors(path, names, weights, model_id, size)
         if "model.bin" in names and {"vocabulary.json", "vocabulary.txt"} & set(names):
             return _describe_ctranslate2(path, names, model_id, size)
-        if len(gguf) == 1:
+        if len(gguf) == 1 and not PART_OF_GGUF.search(gguf[0]):
             return _describe_gguf(path / gguf[0], model_id)
         raise Unusable(_why_not(path, gguf))
     except BadHeader as error:
@@ -70,6 +72,8 @@ def describe(path: Path, model_id: str) -> ModelSpec:
 
 
 def _why_not(path: Path, gguf: Sequence[str]) -> str:
+    if gguf and all(PART_OF_GGUF.search(name) for name in gguf):
+        return f"its GGUF file is split, and Ingle does not load parts: {SPLIT_ADVICE}"
     if gguf:
         return "it holds several GGUF files and a model is one: give each a place of its own"
     pickles = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(_PICKLES))

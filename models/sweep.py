@@ -35,6 +35,9 @@ def sweep(layout: Layout, placed: Collection[str], *, now: float | None = None) 
         used = used_digests(layout)
         if used is None:
             return  # a manifest that this version cannot read may use any of them
+        for stamps in layout.verified.glob("*.json"):
+            if stamps.stem not in used and now - stamps.stat().st_mtime > _ORPHAN_LIFE:
+                stamps.unlink(missing_ok=True)
         for directory in _entries(layout.artefacts):
             if directory.name not in used and now - _newest(directory) > _ORPHAN_LIFE:
                 shutil.rmtree(directory, ignore_errors=True)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from models.catalog import MAX_FILE_BYTES, CatalogFile, HubMirror, Mirror, is_model_file
+from models.catalog import (
+    MAX_FILE_BYTES,
+    PART_OF_GGUF,
+    SPLIT_ADVICE,
+    CatalogFile,
+    HubMirror,
+    Mirror,
+    is_model_file,
+)
 from models.sources.download import download
 from models.sources.http import HttpClient
 from models.sources.source import Cancellation, DownloadPlan, MirrorFailed, Piece, PlannedFile, Resource, Transfer
@@ -99,8 +107,12 @@ def select_files(names: Sequence[str], choice: str | None) -> Sequence[str]:
     safe = [name for name in names if is_model_file(name)]
     if len(safe) > _MAX_FILES:
         raise MirrorFailed(f"the repository has more than {_MAX_FILES} files")
-    gguf = [name for name in safe if name.endswith(".gguf")]
+    gguf = [name for name in safe if name.endswith(".gguf") and not PART_OF_GGUF.search(name)]
     if choice:
+        if not _meant(gguf, choice) and _meant([PART_OF_GGUF.sub(".gguf", name) for name in safe], choice):
+            raise MirrorFailed(
+                f"'{choice}' is split into several GGUF files, which Ingle does not load: {SPLIT_ADVICE}"
+            )
         return [_choose(gguf, choice)]
     weights = [n for n in safe if "/" not in n and n.endswith(".safetensors") and not n.startswith("consolidated")]
     if not weights and "model.bin" in safe and any(name.startswith("vocabulary.") for name in safe):
@@ -109,6 +121,8 @@ def select_files(names: Sequence[str], choice: str | None) -> Sequence[str]:
         return weights + [n for n in safe if not n.endswith((".safetensors", ".gguf", "model.bin")) and _belongs(n)]
     if gguf:
         return [gguf[0] if len(gguf) == 1 else _choose(gguf, _FAVOURITE_QUANTISATION)]
+    if any(PART_OF_GGUF.search(name) for name in safe):
+        raise MirrorFailed(f"the repository has only split GGUF files, which Ingle does not load: {SPLIT_ADVICE}")
     raise MirrorFailed("the repository has no safetensors, GGUF or CTranslate2 weights")
 
 
@@ -116,10 +130,14 @@ def _belongs(name: str) -> bool:
     return "/" not in name or (name[0].isdigit() and name.endswith("/config.json"))
 
 
-def _choose(files: Sequence[str], choice: str) -> str:
+def _meant(files: Sequence[str], choice: str) -> Sequence[str]:
     wanted = choice.lower().removesuffix(".gguf")
     exact = [name for name in files if name.lower().removesuffix(".gguf") == wanted]
-    found = exact or [name for name in files if re.search(rf"(^|[-._]){re.escape(wanted)}\.gguf$", name.lower())]
+    return exact or [name for name in files if re.search(rf"(^|[-._]){re.escape(wanted)}\.gguf$", name.lower())]
+
+
+def _choose(files: Sequence[str], choice: str) -> str:
+    found = _meant(files, choice)
     if len(found) == 1:
         return found[0]
     raise MirrorFailed(f"no one GGUF file is meant by '{choice}': there are {', '.join(files[:10]) or 'none'}")

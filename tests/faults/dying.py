@@ -1,17 +1,25 @@
-"""Pulls in processes of their own, which can be killed at any step that changes the disk."""
+"""Changes of a models folder in processes of their own, stopped at any step that changes the disk."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from domain.errors import InsufficientStorage
+from domain.library import NewModel
+from domain.preset import Preset
 from models.catalog import Catalog
+from models.store import ModelStore
 from tests.fakes.registry import Registry
 from tests.models.pulling import open_store, unheard
+
+NO_ROOM = 3
+"""How a process ends that was told that the disk is full."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])  # or every process would import everything anew
@@ -27,8 +35,44 @@ class Address:
         self.hub_url = registry.hub_url
 
 
-def _pull(root: Path, address: Address, catalog: Catalog, name: str, die_at: int) -> None:
-    """Pull `name`; die, as by a loss of power, just before the `die_at`th change of the disk (0: never)."""
+Work = Callable[[ModelStore, str], object]
+
+
+def pull(store: ModelStore, name: str) -> None:
+    """Install `name`."""
+    store.pull(name, unheard)
+
+
+def remove(store: ModelStore, name: str) -> None:
+    """Take `name` off the disk."""
+    store.remove(name)
+
+
+def copy(store: ModelStore, name: str) -> None:
+    """Give `name` the second name `twin`."""
+    store.copy(name, "twin")
+
+
+def create(store: ModelStore, name: str) -> None:
+    """Make `pirate` from `name`."""
+    store.create(NewModel("pirate", name, Preset(system="Arr.")))
+
+
+def die_at(moment: int) -> None:
+    """End this process, as by a loss of power, just before its `moment`th change of the disk."""
+    _count(moment, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def fill_at(moment: int) -> None:
+    """Let this process find the disk full at its `moment`th change."""
+
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _count(moment, refuse)
+
+
+def _count(moment: int, then: Callable[[], None]) -> None:
     changes = 0
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -36,18 +80,38 @@ def _pull(root: Path, address: Address, catalog: Catalog, name: str, die_at: int
         flags = arguments[2] if event == "open" and len(arguments) > 2 else 0
         if event in _CHANGES or (isinstance(flags, int) and flags & _WRITING):
             changes += 1
-            if changes == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if changes == moment:
+                then()
 
-    if die_at:
+    if moment:
         sys.addaudithook(count)
-    open_store(root, address, catalog).pull(name, unheard)
+
+
+def _run(root: Path, address: Address, catalog: Catalog, work: Work, name: str, dies_at: int, fills_at: int) -> None:
+    store = open_store(root, address, catalog)
+    die_at(dies_at)
+    fill_at(fills_at)
+    try:
+        work(store, name)
+    except InsufficientStorage:
+        sys.exit(NO_ROOM)
 
 
 @contextmanager
-def pulling(root: Path, registry: Registry, catalog: Catalog, name: str, die_at: int = 0) -> Iterator[BaseProcess]:
-    """A process that pulls `name`; it is dead when the block ends."""
-    process = _CONTEXT.Process(target=_pull, args=(root, Address(registry), catalog, name, die_at), daemon=True)
+def changing(
+    root: Path,
+    registry: Registry,
+    catalog: Catalog,
+    work: Work,
+    name: str,
+    *,
+    dies_at: int = 0,
+    fills_at: int = 0,
+) -> Iterator[BaseProcess]:
+    """A process that does `work` with the model `name`; it is dead when the block ends."""
+    process = _CONTEXT.Process(
+        target=_run, args=(root, Address(registry), catalog, work, name, dies_at, fills_at), daemon=True
+    )
     process.start()
     try:
         yield process

@@ -1,15 +1,12 @@
 """A pull that is killed at any moment leaves a store that reads well, and a later pull completes it."""
 
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from models.catalog import Catalog
-from tests.fakes.registry import Fault, Hold, Registry, serving
-from tests.faults.dying import pulling
+from tests.fakes.registry import Fault, Hold, Registry
+from tests.faults.dying import changing, pull
 from tests.models.pulling import (
     BOXED,
     FIRST_WHEEL,
@@ -20,31 +17,8 @@ from tests.models.pulling import (
     SECOND_WHEEL,
     everything_below,
     open_store,
-    publish,
     unheard,
 )
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture
-def catalog(registry: Registry) -> Catalog:
-    return publish(registry)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: the moments are many, and each waits for the disk several times."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.parametrize("percent", [10, 50, 99])
@@ -56,7 +30,7 @@ def test_a_pull_killed_while_it_downloads_is_continued_by_the_next(
     hold = Hold()
     registry.fail(FIRST_WHEEL, Fault(after=sent, hold=hold))
     staged = tmp_path / ".ingle" / "staging" / "boxed@1" / "resources"
-    with pulling(tmp_path, registry, catalog, BOXED) as process:
+    with changing(tmp_path, registry, catalog, pull, BOXED) as process:
         assert hold.reached.wait(20)
         while not any(path.stat().st_size for path in staged.glob("*")):
             assert process.is_alive()
@@ -81,7 +55,7 @@ def test_a_pull_killed_before_any_change_of_the_disk_can_be_done_again(
     while not completed:
         moment += 1
         root = disk / str(moment)
-        with pulling(root, registry, catalog, name, die_at=moment) as process:
+        with changing(root, registry, catalog, pull, name, dies_at=moment) as process:
             process.join(20)
             completed = process.exitcode == 0
         store = open_store(root, registry, catalog)
@@ -97,9 +71,9 @@ def test_a_pull_killed_before_any_change_of_the_disk_can_be_done_again(
 def test_two_processes_make_one_download(tmp_path: Path, registry: Registry, catalog: Catalog) -> None:
     hold = Hold()
     registry.fail(SECOND_WHEEL, Fault(after=1000, hold=hold))
-    with pulling(tmp_path, registry, catalog, BOXED) as first:
+    with changing(tmp_path, registry, catalog, pull, BOXED) as first:
         assert hold.reached.wait(20)
-        with pulling(tmp_path, registry, catalog, BOXED) as second:
+        with changing(tmp_path, registry, catalog, pull, BOXED) as second:
             registry.fail(FIRST_WHEEL, Fault(status=404))
             second.join(0.5)
             assert second.is_alive(), "it waits for the first"
@@ -115,9 +89,9 @@ def test_a_second_process_takes_over_when_the_first_is_killed(
 ) -> None:
     hold = Hold()
     registry.fail(HUB_WEIGHTS, Fault(after=50_000, hold=hold))
-    with pulling(tmp_path, registry, catalog, HUB_ONLY) as first:
+    with changing(tmp_path, registry, catalog, pull, HUB_ONLY) as first:
         assert hold.reached.wait(20)
-        with pulling(tmp_path, registry, catalog, HUB_ONLY) as second:
+        with changing(tmp_path, registry, catalog, pull, HUB_ONLY) as second:
             first.kill()
             second.join(20)
             assert second.exitcode == 0
