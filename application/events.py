@@ -33,6 +33,17 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSwapped:
+    """A device went from some models to another: `seconds` from the wish to the end of its load."""
+
+    device: str
+    evicted: tuple[str, ...]
+    loaded: str
+    seconds: float
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationFinished:
     """An answer was written to its end."""
 
@@ -101,6 +112,7 @@ Event = (
     | ModelDeleted
     | ModelLoadRefused
     | ModelUnloaded
+    | DeviceSwapped
     | GenerationFinished
     | TranscriptionFinished
     | TextsEmbedded

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, overload
 
-from application.events import Publish
+from application.device_arbiter import DeviceArbiter
+from application.events import DeviceSwapped, Publish
 from application.ports import Clock, EmbeddingModel, SpeechModel, TextModel
 from application.residents import Resident, ResidentState, Unloaded
-from application.slots import Slot, Slots
+from application.slot import Slot
+from application.slots import Slots
 from domain.errors import (
     IngleError,
     ModelBusy,
@@ -30,7 +32,7 @@ class ModelPool:
 
     * Callers that want a model while it loads share that load; it is never loaded twice.
     * A lent model is never unloaded, except by `unload(force=True)`, which ends its work first.
-    * A load that runs out of memory unloads what is idle and tries once more.
+    * A load begins when there is room for it. Idle models leave for it; busy ones are waited for, for a while.
     """
 
     def __init__(
@@ -42,13 +44,14 @@ class ModelPool:
         keep_alive: float = 300.0,
         load_timeout: float = 300.0,
         default_options: LoadOptions | None = None,
+        arbiter: DeviceArbiter | None = None,
     ) -> None:
         self._repository = repository
         self._clock = clock
         self._keep_alive = keep_alive
         self._load_timeout = load_timeout
         self._default_options = default_options or LoadOptions()
-        self._slots = Slots(repository, clock, publish, keep_alive)
+        self._slots = Slots(repository, clock, publish, keep_alive, arbiter or DeviceArbiter())
         self._optimising: asyncio.Task[MemoryFreed] | None = None
         self._kept_out: dict[str, asyncio.Event] = {}
         self._draining = False
@@ -63,6 +66,11 @@ class ModelPool:
     def residents(self) -> Sequence[Resident]:
         """Every model in memory or on its way, oldest first."""
         return [slot.view() for slot in self._slots]
+
+    @property
+    def last_swap(self) -> DeviceSwapped | None:
+        """When models last had to leave for another one."""
+        return self._slots.last_swap
 
     def failure_of(self, model_id: str) -> IngleError | None:
         """Why the last load of a model failed, until one succeeds."""
@@ -99,7 +107,7 @@ class ModelPool:
         spec = self._repository.find(name)
         if spec.task is not task:
             raise UnsupportedCapability(f"model '{name}' is for {spec.task}: it cannot do {task}", field="model")
-        slot = await self._acquire(spec, self._default_options)
+        slot = await self._acquire(spec, spec.residence.options.completed_by(self._default_options))
         if keep_alive is not None:
             slot.keep_alive = keep_alive
         assert slot.loaded is not None
@@ -108,20 +116,30 @@ class ModelPool:
         finally:
             self._slots.release(slot)
 
+    def _options_for(self, spec: ModelSpec, wanted: LoadOptions | None = None) -> LoadOptions:
+        """`wanted`; what it leaves open is as the operator wants this model, else as all models are."""
+        return (wanted or LoadOptions()).completed_by(spec.residence.options).completed_by(self._default_options)
+
+    def _keep_alive_of(self, spec: ModelSpec) -> float:
+        return self._keep_alive if spec.residence.keep_alive is None else spec.residence.keep_alive
+
     async def _acquire(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress | None = None) -> Slot:
         """A loaded slot with one more user; the caller must release it."""
         deadline = self._clock.monotonic() + self._load_timeout
         while True:
             if self._draining:
                 raise ServerDraining()
-            if spec.id in self._kept_out:
-                await self._wait_for_return(spec.id, deadline)
+            if (back := self._kept_out.get(spec.id)) is not None:
+                await self._wait_for(back, deadline, f"the files of '{spec.id}' are being changed: ask again")
                 spec = self._repository.find(spec.id)
                 continue
             slot = self._slots.get(spec.id) or self._slots.start_load(spec, options)
-            if slot.state is not ResidentState.UNLOADING:
+            if slot.state is ResidentState.UNLOADING:
+                await self._wait_for_unload(slot, deadline)
+            elif slot.open.is_set():
                 break
-            await self._wait_for_unload(slot, deadline)
+            else:
+                await self._wait_for(slot.open, deadline, f"model '{spec.id}' gives way to another: ask again")
         slot.enter()
         try:
             await self._wait_for_load(slot, deadline, on_progress)
@@ -130,15 +148,22 @@ class ModelPool:
             raise
         return slot
 
+    async def _wait_for(self, event: asyncio.Event, deadline: float, refusal: str) -> None:
+        """Until `event` is set. Raises ModelLoading, with `refusal` as its message, when the deadline passes first."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await event.wait()
+        except TimeoutError:
+            raise ModelLoading(refusal) from None
+
     async def _wait_for_load(self, slot: Slot, deadline: float, on_progress: OnLoadProgress | None) -> None:
         """Until the load is over; it goes on if we are cancelled."""
         if on_progress is not None:
             slot.listeners.append(on_progress)
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await slot.settled.wait()
-        except TimeoutError:
-            raise ModelLoading(f"model '{slot.spec.id}' is still loading: ask again in a moment") from None
+            await self._wait_for(
+                slot.settled, deadline, f"model '{slot.spec.id}' is still loading: ask again in a moment"
+            )
         finally:
             if on_progress is not None:
                 slot.listeners.remove(on_progress)
@@ -170,7 +195,7 @@ class ModelPool:
         """
         spec = self._repository.find(name)
         wanted = options or LoadOptions()
-        exactly = wanted.completed_by(self._default_options)
+        exactly = wanted.completed_by(spec.residence.options).completed_by(self._default_options)
         while True:
             resident = self._slots.get(spec.id)
             was_loaded = resident is not None and resident.state is ResidentState.LOADED
@@ -180,11 +205,13 @@ class ModelPool:
                 info = slot.loaded.info
                 # A repository may give less than was asked for (a shorter context): asking again changes nothing.
                 if slot.options == exactly or info.satisfies(wanted):
-                    slot.keep_alive = self._keep_alive if keep_alive is None else keep_alive
+                    slot.keep_alive = self._slots.keep_alive_of(spec) if keep_alive is None else keep_alive
                     slot.pinned = slot.pinned if pin is None else pin
                     return info, not was_loaded
                 if slot.users > 1:
                     raise ModelBusy(spec.id, slot.users - 1)
+                # What cannot be had is refused before the model that is there goes.
+                self._repository.need(spec, exactly)
                 pin = slot.pinned if pin is None else pin
             finally:
                 self._slots.release(slot)
@@ -231,8 +258,9 @@ class ModelPool:
         its way into memory, ModelPinned, ServerDraining.
         """
         spec = self._repository.find(name)
-        while spec.id in self._kept_out:
-            await self._wait_for_return(spec.id, self._clock.monotonic() + self._load_timeout)
+        while (back := self._kept_out.get(spec.id)) is not None:
+            deadline = self._clock.monotonic() + self._load_timeout
+            await self._wait_for(back, deadline, f"the files of '{spec.id}' are being changed: ask again")
             spec = self._repository.find(name)
         if self._draining:
             raise ServerDraining()
@@ -247,14 +275,6 @@ class ModelPool:
         finally:
             del self._kept_out[spec.id]
             back.set()
-
-    async def _wait_for_return(self, model_id: str, deadline: float) -> None:
-        """Until nobody keeps the model out of memory any more."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await self._kept_out[model_id].wait()
-        except TimeoutError:
-            raise ModelLoading(f"the files of '{model_id}' are being changed: ask again in a moment") from None
 
     # -- memory -------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from domain.memory import MemoryNeed
 from domain.model import Model, ModelSpec
 
 
@@ -18,7 +19,8 @@ class ResidentState(StrEnum):
 class Resident:
     """A model in memory, or on its way, as others may see it. Times are seconds since the epoch.
 
-    `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires.
+    `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires. `need` is
+    what was foreseen of its memory; `held_back` tells that newcomers wait, as somebody waits for this model to leave.
     """
 
     spec: ModelSpec
@@ -29,6 +31,8 @@ class Resident:
     loaded_at: float
     last_used_at: float
     expires_at: float | None
+    need: MemoryNeed
+    held_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,118 +5,41 @@ tasks that belong to the slots, so a caller that leaves takes nothing with it.
 """
 
 import asyncio
-import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
-from application.events import ModelLoaded, ModelLoadRefused, ModelUnloaded, Publish
+from application.device_arbiter import DeviceArbiter
+from application.events import DeviceSwapped, ModelLoaded, ModelLoadRefused, ModelUnloaded, Publish
 from application.ports import Clock
-from application.residents import Resident, ResidentState
-from domain.errors import IngleError, InsufficientMemory, ModelLoadFailed, RequestCancelled
+from application.residents import ResidentState
+from application.room import Cleared, Room
+from application.slot import Slot
+from domain.errors import IngleError, InsufficientMemory, ModelLoadFailed, Overloaded, RequestCancelled
 from domain.model import LoadOptions, ModelSpec
 from domain.repositories import LoadedModel, LoadProgress, ModelRepository, OnLoadProgress
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A model's place in the pool, changed only by the pool and only on the event loop.
-
-    `users` counts leases and those who wait for the load to get one, so a model cannot expire between its
-    load and its first use; `idle` is set while there are none. `settled` is set when the waiters for the load
-    may go on: to their lease, or to `failure` if there is one (a forced unload sets it before the load ends).
-    `work` is the load, then the unload; once the state is UNLOADING it is not replaced any more.
-    """
-
-    spec: ModelSpec
-    options: LoadOptions
-    keep_alive: float
-    state: ResidentState = ResidentState.LOADING
-    loaded: LoadedModel | None = None
-    work: "asyncio.Task[int | None] | None" = None
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    failure: IngleError | None = None
-    users: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    pinned: bool = False
-    timer: asyncio.TimerHandle | None = None
-    expires_at: float | None = None
-    loaded_at: float = 0.0
-    last_used_at: float = 0.0
-    listeners: list[OnLoadProgress] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.idle.set()
-
-    def enter(self) -> None:
-        """One more user."""
-        self.users += 1
-        self.idle.clear()
-        self.disarm()
-
-    def leave(self, now: float) -> None:
-        """One user fewer, at `now` (seconds since the epoch)."""
-        self.users -= 1
-        self.last_used_at = now
-        if self.users == 0:
-            self.idle.set()
-
-    def settle(self, failure: IngleError | None = None) -> None:
-        """Let the waiters for the load go on; the first failure stays."""
-        self.failure = self.failure or failure
-        self.settled.set()
-
-    def is_idle(self) -> bool:
-        """In memory, lent to nobody, and free to go."""
-        return self.state is ResidentState.LOADED and self.users == 0 and not self.pinned
-
-    def is_leaving(self) -> bool:
-        """On its way out of memory with nobody holding it back."""
-        return self.state is ResidentState.UNLOADING and self.users == 0 and self.loaded is not None
-
-    def disarm(self) -> None:
-        """Stop the expiry timer."""
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer, self.expires_at = None, None
-
-    def arm(self, now: float, expire: Callable[["Slot"], None]) -> None:
-        """Start the expiry timer: the model is idle from `now` (seconds since the epoch)."""
-        self.disarm()
-        if not self.pinned and math.isfinite(self.keep_alive):
-            self.expires_at = now + self.keep_alive
-            self.timer = asyncio.get_running_loop().call_later(self.keep_alive, expire, self)
-
-    def view(self) -> Resident:
-        """The slot as others may see it."""
-        return Resident(
-            spec=self.spec,
-            model=self.loaded.info if self.loaded else None,
-            state=self.state,
-            in_flight=self.users,
-            pinned=self.pinned,
-            loaded_at=self.loaded_at,
-            last_used_at=self.last_used_at,
-            expires_at=self.expires_at,
-        )
 
 
 class Slots:
     """Brings models in and out; whom they are lent to is the pool's business.
 
     * One slot for each model, from the start of its load to the end of its unload.
-    * A load that runs out of memory unloads what is idle and tries once more.
+    * A load begins when there is room for it, which idle models leave to make.
+    * One that runs out of memory all the same unloads what is idle and tries once more.
     * An unload begins when the last user has gone.
     """
 
-    def __init__(self, repository: ModelRepository, clock: Clock, publish: Publish, keep_alive: float) -> None:
+    def __init__(
+        self, repository: ModelRepository, clock: Clock, publish: Publish, keep_alive: float, arbiter: DeviceArbiter
+    ) -> None:
         self._repository = repository
         self._clock = clock
         self._publish = publish
         self._keep_alive = keep_alive
         self._slots: dict[str, Slot] = {}
+        self._room = Room(repository, clock, arbiter, lambda: list(self), self.start_unload)
         self.failures: dict[str, IngleError] = {}
+        self.last_swap: DeviceSwapped | None = None
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._slots.values()))
@@ -134,6 +57,8 @@ class Slots:
         slot.leave(self._clock.now())
         if slot.users == 0 and slot.state is ResidentState.LOADED:
             slot.arm(slot.last_used_at, self._expire)
+        if slot.users == 0:
+            self._room.changed()
 
     def _expire(self, slot: Slot) -> None:
         if slot.is_idle():
@@ -142,11 +67,20 @@ class Slots:
     # -- in -----------------------------------------------------------------------------------------
 
     def start_load(self, spec: ModelSpec, options: LoadOptions) -> Slot:
-        """A slot for a model that has none, with its load under way."""
-        slot = Slot(spec, options, self._keep_alive)
+        """A slot for a model that has none, with its load under way.
+
+        Raises InvalidRequest and DeviceNotAvailable for options that the model cannot have here.
+        """
+        slot = Slot(spec, options, self._repository.need(spec, options), self.keep_alive_of(spec))
+        slot.pinned = spec.residence.pinned
         self._slots[spec.id] = slot
         slot.work = asyncio.create_task(self._load(slot), name=f"load {spec.id}")
         return slot
+
+    def keep_alive_of(self, spec: ModelSpec) -> float:
+        """How long the model stays where no caller says."""
+        own = spec.residence.keep_alive
+        return self._keep_alive if own is None else own
 
     async def _load(self, slot: Slot) -> None:
         loop = asyncio.get_running_loop()
@@ -158,13 +92,18 @@ class Slots:
         def tell_from_any_thread(progress: LoadProgress) -> None:
             loop.call_soon_threadsafe(tell, progress)
 
+        began = self._clock.monotonic()
         try:
+            cleared = await self._room.make(slot, slot.need)
+            slot.is_booked = True
             slot.loaded = await self._load_or_make_room(slot, tell_from_any_thread)
         except BaseException as error:
             self._refuse_load(slot, error)
             if not isinstance(error, Exception):
                 raise
             return
+        finally:
+            self._room.changed()
         slot.loaded_at = slot.last_used_at = self._clock.now()
         self.failures.pop(slot.spec.id, None)
         slot.settle()
@@ -173,6 +112,12 @@ class Slots:
             if slot.users == 0:
                 slot.arm(slot.loaded_at, self._expire)
         self._publish(ModelLoaded(slot.loaded.info))
+        if cleared.model_ids:
+            self._tell_of_swap(slot, cleared, self._clock.monotonic() - began)
+
+    def _tell_of_swap(self, slot: Slot, cleared: Cleared, seconds: float) -> None:
+        self.last_swap = DeviceSwapped(slot.need.device, cleared.model_ids, slot.spec.id, seconds, cleared.bytes_freed)
+        self._publish(self.last_swap)
 
     def _refuse_load(self, slot: Slot, error: BaseException) -> None:
         if isinstance(error, IngleError):
@@ -181,7 +126,10 @@ class Slots:
             failure = ModelLoadFailed(f"model '{slot.spec.id}' could not be loaded: {type(error).__name__}")
             failure.__cause__ = error
         forget_frames(failure)
-        self.failures[slot.spec.id] = failure
+        slot.is_booked = False
+        if not isinstance(failure, Overloaded | RequestCancelled):
+            # Those say nothing about the model.
+            self.failures[slot.spec.id] = failure
         slot.settle(failure)
         if slot.state is ResidentState.LOADING:
             del self._slots[slot.spec.id]
@@ -191,13 +139,12 @@ class Slots:
         with suppress(InsufficientMemory):
             return await self._repository.load(slot.spec, slot.options, on_progress)
         # The failed attempt's traceback, which kept its tensors alive, is gone here.
-        for idle in self.idle():
-            self.start_unload(idle, "evicted")
-        leaving = {other.work for other in self if other.is_leaving() and other.work is not None}
-        if leaving:
-            await asyncio.wait(leaving)
+        await self._room.clear(slot.need.device)
         await self._repository.trim()
-        return await self._repository.load(slot.spec, slot.options, on_progress)
+        with suppress(InsufficientMemory):
+            return await self._repository.load(slot.spec, slot.options, on_progress)
+        pinned = [other.spec.id for other in self if other.pinned and other.need.device == slot.need.device]
+        raise self._room.too_big(slot, slot.need, pinned)
 
     # -- out ----------------------------------------------------------------------------------------
 
@@ -212,6 +159,7 @@ class Slots:
         slot.state = ResidentState.UNLOADING
         slot.settle(refusal or RequestCancelled(f"model '{slot.spec.id}' was unloaded by force"))
         slot.work = asyncio.create_task(self._unload(slot, slot.work, reason), name=f"unload {slot.spec.id}")
+        self._room.changed()
         return slot.work
 
     async def _unload(self, slot: Slot, load: "asyncio.Task[int | None]", reason: str) -> int | None:
@@ -226,6 +174,7 @@ class Slots:
         finally:
             slot.loaded = None
             del self._slots[slot.spec.id]
+            self._room.changed()
         self._publish(ModelUnloaded(slot.spec.id, reason, freed))
         return freed
 

@@ -40,6 +40,44 @@ class MemoryUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a model is expected to take of the memory of `device`, before it is loaded. Sizes in bytes.
+
+    `cache` is what its context is promised at once, `workspace` what a step computes in.
+    """
+
+    device: str
+    weights: int
+    cache: int = 0
+    workspace: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.workspace
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """What models may take of one device's memory, now. Sizes in bytes.
+
+    `limit` is the most that may be held there, `held` what is, measured; `free` is what the machine has left above
+    what must stay free. `promised` is given away and not taken yet: loads under way, caches that fill up later.
+    """
+
+    device: str
+    limit: int
+    held: int
+    free: int
+    promised: int = 0
+
+    @property
+    def room(self) -> int:
+        """What may be taken now; never negative."""
+        return max(0, min(self.limit - self.held, self.free) - self.promised)
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryFreed:
     """What an optimisation did: measured before and after, and the steps taken in words."""
 

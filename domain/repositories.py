@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.memory import MemoryUsage
+from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, Model, ModelSpec
 
 
@@ -49,6 +49,11 @@ class ModelRepository(Protocol):
     * `load` gives a model on exactly the device that was asked for, or raises DeviceNotAvailable,
       InsufficientMemory or ModelLoadFailed and leaves no memory behind and no other model touched.
     * `load` may be called for several models at once; `on_progress` may be called from any thread.
+    * `need` tells, without touching weights, where a load would put a model and what it would take there; it refuses
+      options that the model cannot have here as `load` would: InvalidRequest, DeviceNotAvailable.
+    * From its call on, before anything is awaited, `load` has `need` booked in `budget`; it raises InsufficientMemory
+      rather than take more than there is room for.
+    * `reclaim` gives back caches that are not in use and garbage, and touches no model's weights.
     * `unload` gives the memory back to the machine and returns how many bytes that freed, measured.
     * `trim` returns memory that nobody needs (garbage, allocator, device caches) and names what it did.
     """
@@ -67,6 +72,18 @@ class ModelRepository(Protocol):
 
     async def unload(self, model: LoadedModel) -> int:
         """Take `model` out of memory; nobody may use it any more."""
+        ...
+
+    def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
+        """What `load` would take, and of which device."""
+        ...
+
+    def budget(self, device: str) -> MemoryBudget:
+        """What may be taken of a device's memory, now."""
+        ...
+
+    async def reclaim(self, device: str) -> None:
+        """Give back what is cached on a device and not in use."""
         ...
 
     async def trim(self) -> Sequence[str]:

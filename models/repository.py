@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from domain.errors import InsufficientMemory, ModelNotFound, ModelNotLoaded
-from domain.memory import MemoryUsage
+from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
-from models import device, memory, tokenizer_files
+from models import device, forecast, memory, tokenizer_files
+from models.budget import BudgetPolicy, Budgets, DeviceBudget
 from models.embedding.engine import Bounds, EmbeddingEngine
 from models.embedding.loader import load_embedding
 from models.embedding.placement import place_embedding
@@ -20,29 +22,30 @@ from models.inference_thread import InferenceThread
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.loader import load_whisper
+from models.speech.options import EngineOptions as SpeechOptions
 from models.store import InstalledModel, ModelStore
 from models.text import weights
+from models.text.cache_memory import CacheUse, sum_of
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions, load_text
 from models.text.placement import place_text
 
 log = logging.getLogger(__name__)
 
-# Bytes that a parameter takes in memory, cache and workspace not counted, with a tenth to spare.
-_BYTES_A_PARAMETER = {"int8": 1.6, "bfloat16": 2.2, "float16": 2.2, "float32": 4.4}
+# What a cache that has more room than it needs may take of what is left when its model is loaded.
 _CACHE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPolicy:
-    """What a deployment decides about loads. Bytes and counts; `context_length` 0 is the model's own."""
+    """What a deployment decides about loads; `context_length` 0 is the model's own."""
 
     cpu_threads: int
-    min_free_bytes: int = 2 << 30
-    gpu_memory_fraction: float = 0.8
+    budget: BudgetPolicy = field(default_factory=BudgetPolicy)
     context_length: int = 0
     speech_compute_type: str = "auto"
     engine: EngineOptions = field(default_factory=EngineOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
 
 
 class OptimizedModelRepository:
@@ -52,7 +55,9 @@ class OptimizedModelRepository:
         self._store = store
         self._decoder = decoder
         self._policy = policy
+        self._budgets = Budgets(policy.budget)
         self._threads: dict[str, InferenceThread] = {}
+        self._texts: weakref.WeakSet[TextEngine] = weakref.WeakSet()
 
     def installed(self) -> Sequence[ModelSpec]:
         """Every model on disk."""
@@ -66,89 +71,131 @@ class OptimizedModelRepository:
         """The process and the machine, now."""
         return memory.usage()
 
+    def budget(self, device: str) -> MemoryBudget:
+        """What may be taken of a device's memory, now."""
+        return self._budgets.of(device)
+
+    def caches(self) -> CacheUse:
+        """What the caches of all text models take together."""
+        return sum_of(engine.cache_use() for engine in list(self._texts))
+
+    def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
+        """What a load of `spec` would take. Raises InvalidRequest and DeviceNotAvailable as `load` would."""
+        if spec.task is Task.SPEECH:
+            return forecast.speech_need(spec, device.resolve(options.device), self._compute_type(options))
+        if spec.task is Task.EMBEDDING:
+            return forecast.embedding_need(spec, place_embedding(options))
+        placement = place_text(options)
+        installed = self._store.find(spec.id)
+        copy = self._store.converted_dir(installed, weights.layout_of(placement.precision))
+        return forecast.text_need(spec, placement, self._context(options), [copy, installed.directory])
+
+    async def reclaim(self, device: str) -> None:
+        """Give back the cached keys and values that no request uses, and what the allocators keep."""
+        for engine in list(self._texts):
+            if engine.info.device == device:
+                await engine.give_back_cache()
+        await asyncio.to_thread(memory.trim)
+
     async def trim(self) -> Sequence[str]:
-        """Collect garbage and give freed pages back."""
-        return await asyncio.to_thread(memory.trim)
+        """Drop cached prefixes, collect garbage and give freed pages back."""
+        cached = self.caches().prefix
+        for engine in list(self._texts):
+            await engine.give_back_cache()
+        return [*(["prefix cache"] if cached else []), *await asyncio.to_thread(memory.trim)]
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Bring `spec` into memory on the device that `options` name; see the contract."""
         installed = self._store.find(spec.id)
-        on_progress(LoadProgress("read", 0, spec.size_bytes))
-        return await asyncio.to_thread(self._load, installed, options, on_progress)
+        need = self.need(spec, options)
+        with self._budgets.booked(need, spec.id):
+            on_progress(LoadProgress("read", 0, spec.size_bytes))
+            return await asyncio.to_thread(self._load, installed, need, options, on_progress)
 
-    def _load(self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
+    def _load(
+        self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
+    ) -> LoadedModel:
         self._store.verify(installed)
         try:
             if installed.spec.task is Task.TEXT:
-                return self._load_text(installed, options, on_progress)
+                return self._load_text(installed, need, options, on_progress)
             if installed.spec.task is Task.SPEECH:
-                return self._load_speech(installed, options, on_progress)
+                return self._load_speech(installed, need, options, on_progress)
             return self._load_embedding(installed, options, on_progress)
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error)
+        finally:
+            # What the load needed on its way goes back.
+            memory.trim()
         # Outside the except block, whose traceback would keep the half-loaded tensors alive.
         memory.trim()
         raise InsufficientMemory(f"'{installed.spec.id}' ran out of memory while loading: {reason}")
 
-    def _load_text(self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress) -> TextEngine:
+    def _load_text(
+        self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
+    ) -> TextEngine:
         spec = installed.spec
         placement = place_text(options)
-        needed = _weight_bytes(spec, "int8" if placement.precision.int8 else placement.dtype)
-        free = self._free_bytes(str(placement.device))
-        if needed > free:
-            raise _too_big(spec, needed, free)
         source = installed.directory
         if spec.format is WeightFormat.GGUF:
             source = next(file.path for file in installed.files if file.name.endswith(".gguf"))
-        return load_text(
+        engine = load_text(
             spec,
             source,
             lambda layout: self._store.converted_dir(installed, layout),
             device=placement.device,
             precision=placement.precision,
             quantization=placement.quantization,
-            num_ctx=options.num_ctx or self._policy.context_length,
-            cache_bytes=int((free - needed) * _CACHE_SHARE),
-            options=self._policy.engine,
-            thread=self._thread_of(str(placement.device)),
+            num_ctx=self._context(options),
+            cache_bytes=need.cache + self._cache_room(need.device),
+            options=self._policy.engine.with_parallel(options.num_parallel),
+            thread=self._thread_of(need.device),
             on_progress=on_progress,
+            budget=DeviceBudget(self._budgets, need.device),
         )
+        self._texts.add(engine)
+        return engine
+
+    def _context(self, options: LoadOptions) -> int:
+        return options.num_ctx or self._policy.context_length
+
+    def _cache_room(self, device: str) -> int:
+        """What a cache may take at most beyond what it is promised.
+
+        On CPU it takes memory only as it is used, and asks before; elsewhere all of it at once.
+        """
+        budget = self._budgets.of(device)
+        return budget.limit if device == "cpu" else int(budget.room * _CACHE_SHARE)
 
     def _load_speech(
-        self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress
+        self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
     ) -> WhisperEngine:
-        where = device.resolve(options.device)
-        needed, free = _weight_bytes(installed.spec, "float16"), self._free_bytes(where)
-        if needed > free:
-            raise _too_big(installed.spec, needed, free)
         return load_whisper(
             installed.spec,
             installed.directory,
             decoder=self._decoder,
-            device=where,
-            compute_type=_COMPUTE_TYPES.get((options.dtype, options.quantization), self._policy.speech_compute_type),
+            device=need.device,
+            compute_type=self._compute_type(options),
             cpu_threads=self._policy.cpu_threads,
             on_progress=on_progress,
-            max_waiting=self._policy.engine.max_waiting,
+            options=replace(self._policy.speech, max_waiting=self._policy.engine.max_waiting),
         )
+
+    def _compute_type(self, options: LoadOptions) -> str:
+        return _COMPUTE_TYPES.get((options.dtype, options.quantization), self._policy.speech_compute_type)
 
     def _load_embedding(
         self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress
     ) -> EmbeddingEngine:
-        spec = installed.spec
         placement = place_embedding(options)
-        where = str(placement.device)
-        needed, free = _weight_bytes(spec, placement.dtype_name), self._free_bytes(where)
-        if needed > free:
-            raise _too_big(spec, needed, free)
         engine = self._policy.engine
         return load_embedding(
-            spec,
+            installed.spec,
             installed.directory,
             placement=placement,
             num_ctx=options.num_ctx,
             bounds=Bounds(placement.step_tokens, engine.max_waiting, engine.max_waiting_tokens),
-            thread=self._thread_of(where),
+            thread=self._thread_of(str(placement.device)),
             on_progress=on_progress,
         )
 
@@ -202,14 +249,6 @@ class OptimizedModelRepository:
             self._threads[where] = thread
         return self._threads[where]
 
-    def _free_bytes(self, where: str) -> int:
-        """What a load may take there and still leave what the deployment wants left."""
-        now = memory.usage()
-        if where == "cpu":
-            return max(0, now.available - self._policy.min_free_bytes)
-        gpu = now.gpus[int(where.partition(":")[2])]
-        return max(0, int(gpu.total * self._policy.gpu_memory_fraction) - gpu.used)
-
 
 _COMPUTE_TYPES: Mapping[tuple[str, str], str] = {
     ("auto", "int8"): "int8",
@@ -224,20 +263,3 @@ _COMPUTE_TYPES: Mapping[tuple[str, str], str] = {
     ("float16", "none"): "float16",
     ("bfloat16", "none"): "bfloat16",
 }
-
-
-def _weight_bytes(spec: ModelSpec, precision: str) -> int:
-    """What the weights are expected to take; from the file's size where the number of parameters is not known."""
-    if spec.parameters:
-        return int(spec.parameters * _BYTES_A_PARAMETER[precision])
-    return int(spec.size_bytes * (2.0 if spec.format is WeightFormat.GGUF else 1.2))
-
-
-def _too_big(spec: ModelSpec, needed: int, free: int) -> InsufficientMemory:
-    gib = 1 << 30
-    return InsufficientMemory(
-        f"'{spec.id}' needs about {needed / gib:.1f} GiB and {free / gib:.1f} GiB may be taken: "
-        "unload another model, choose a smaller one, or lower MIN_MEMORY_GB",
-        needed_bytes=needed,
-        available_bytes=free,
-    )

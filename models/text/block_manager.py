@@ -2,6 +2,7 @@
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
@@ -27,12 +28,20 @@ class BlockManager:
     * A full block is known by its content. Equal content means equal keys and values, because position and
       prefix are equal too. Content numbers are never used twice, so a child of forgotten content is never found.
     * A free block keeps its content until it is needed for something else, least recently freed first.
+    * Only blocks that were granted are given out. `ask`, told how many more are wanted, answers how many may be had.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, *, granted: int | None = None, ask: Callable[[int], int] | None = None
+    ) -> None:
+        """`granted` of the blocks can be used from the start: all of them, if it is None."""
         self.block_size = block_size
         self._blocks = [_Block() for _ in range(num_blocks)]
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        start = num_blocks if granted is None else min(granted, num_blocks)
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(start))
+        self._withheld = list(range(start, num_blocks))
+        self._untouched = set(range(num_blocks))
+        self._ask = ask
         self._by_key: dict[Key, int] = {}
         self._content_numbers = itertools.count(_ROOT + 1)
 
@@ -40,6 +49,21 @@ class BlockManager:
     def num_blocks(self) -> int:
         """How many blocks there are."""
         return len(self._blocks)
+
+    @property
+    def num_granted(self) -> int:
+        """How many of them may be used."""
+        return len(self._blocks) - len(self._withheld)
+
+    @property
+    def num_untouched(self) -> int:
+        """How many of the granted ones were not used since they were granted."""
+        return len(self._untouched) - len(self._withheld)
+
+    @property
+    def num_cached(self) -> int:
+        """How many blocks nobody uses keep a content that may be asked for again."""
+        return sum(self._blocks[block].key is not None for block in self._free)
 
     @property
     def num_free(self) -> int:
@@ -64,14 +88,43 @@ class BlockManager:
             parent = self._blocks[block].content
         sequence.computed = len(sequence.blocks) * self.block_size
 
+    def has_free(self, count: int) -> bool:
+        """Whether `count` blocks are free, or can be had."""
+        missing = count - len(self._free)
+        if missing > 0 and self._ask is not None and missing <= len(self._withheld):
+            self.grant(self._ask(missing))
+        return count <= len(self._free)
+
+    def grant(self, count: int) -> None:
+        """Let `count` more blocks be used, those with the lowest numbers."""
+        granted, self._withheld = self._withheld[:count], self._withheld[count:]
+        self._free.update(dict.fromkeys(granted))
+        for block in reversed(granted):
+            self._free.move_to_end(block, last=False)
+
+    def give_back(self, keep: int) -> Ids[int]:
+        """Forget what free blocks hold, and withhold them as far as more than `keep` are granted.
+
+        Returns the blocks whose memory nobody needs now.
+        """
+        self.drop_cached()
+        idle = sorted(self._free)
+        surplus = idle[len(idle) - min(len(idle), max(0, self.num_granted - keep)) :]
+        # In this order: others may count the untouched meanwhile, and must not count too few.
+        self._untouched.update(idle)
+        self._withheld = sorted([*self._withheld, *surplus])
+        self._free = OrderedDict.fromkeys(idle[: len(idle) - len(surplus)])
+        return idle
+
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         """Make room for `tokens` tokens in all; False, and nothing changed, if there are not enough blocks."""
         missing = self.blocks_for(tokens) - len(sequence.blocks)
-        if missing > len(self._free):
+        if not self.has_free(missing):
             return False
         for _ in range(missing):
             block, _ = self._free.popitem(last=False)
             self._forget(block)
+            self._untouched.discard(block)
             self._blocks[block].users = 1
             sequence.blocks.append(block)
         return True
@@ -122,7 +175,11 @@ class BlockManager:
         for sequence in sequences:
             for block in sequence.blocks:
                 users[block] += 1
+        assert not set(self._withheld) & set(self._free)
         for number, record in enumerate(self._blocks):
+            if number in self._withheld:
+                assert record.users == users[number] == 0, f"block {number} is withheld and used"
+                continue
             assert record.users == users[number], f"block {number}: {record.users} users, {users[number]} seen"
             assert (record.users == 0) == (number in self._free), f"block {number} is free and used, or neither"
         assert all(self._blocks[block].key == key for key, block in self._by_key.items())

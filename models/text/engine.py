@@ -9,13 +9,21 @@ from typing import Protocol
 
 import torch
 
-from domain.errors import DeadlineExceeded, EngineUnavailable, GenerationFailed, IngleError, RequestCancelled
+from domain.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    GenerationFailed,
+    IngleError,
+    Overloaded,
+    RequestCancelled,
+)
 from domain.generation import FinishReason, GenerationRequest, TextChunk
 from domain.model import Model
 from domain.prompt import Prompt
 from models.inference_thread import InferenceThread
 from models.text.admission import Admission
 from models.text.answer import Answer, Outbox, Stream
+from models.text.cache_memory import CacheMemory, CacheUse
 from models.text.intake import Intake
 from models.text.sampler import Ranked, Sampler
 from models.text.scheduler import Scheduler, Step
@@ -49,8 +57,11 @@ class TextEngine:
         thread: InferenceThread,
         admission: Admission,
         clock: Callable[[], float] = time.monotonic,
+        cache: CacheMemory | None = None,
     ) -> None:
+        """`cache` is None for a runner that keeps none."""
         self._info = info
+        self._cache = cache
         self._intake = Intake(tokenizer, info.context_length)
         self._scheduler = scheduler
         self._runner: StepRunner | None = runner
@@ -108,6 +119,15 @@ class TextEngine:
             if unfinished:
                 self._tell(lambda: self._drop(stream))
 
+    def cache_use(self) -> CacheUse:
+        """What the cache takes, now."""
+        return self._cache.use() if self._cache is not None else CacheUse(0, 0, 0)
+
+    async def give_back_cache(self) -> None:
+        """Give back the memory of the cache that no request uses, prefixes of earlier ones included."""
+        if self._cache is not None:
+            await self._thread.submit(self._cache.give_back)
+
     def abort(self) -> None:
         """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled."""
         self._aborted = True
@@ -117,7 +137,7 @@ class TextEngine:
         """Leave the owner thread and drop the weights. No generator may be open."""
         await self._thread.detach(self)
         self._intake.close()
-        self._runner = None
+        self._runner = self._cache = None
 
     def _leave_admission(self, stream: Stream) -> None:
         if stream.admitted_tokens:
@@ -155,6 +175,10 @@ class TextEngine:
 
     def _advance(self) -> None:
         step = self._scheduler.schedule()
+        if not step.work:
+            if (stranded := self._scheduler.stranded) is not None:
+                self._fail(stranded, Overloaded("the memory for a text this long is in use by other models: try again"))
+            return
         assert self._runner is not None
         now = self._clock()
         for work in step.work:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from domain.repositories import LoadProgress, OnLoadProgress
 from models.inference_thread import InferenceThread
 from models.text import weights
 from models.text.admission import Admission
-from models.text.block_manager import BlockManager
+from models.text.cache_memory import CacheBudget, CacheMemory
 from models.text.engine import TextEngine
 from models.text.kv_cache import KVCache
 from models.text.linear import Int8Linear
@@ -27,6 +27,8 @@ from models.text.weights import Precision
 BLOCK_SIZE = 32
 # Room for this many tokens of every parallel sequence, when one full context does not need more.
 _TOKENS_PER_SEQUENCE = 2048
+# A context that nobody asked for can be had up to here whatever others need; the rest while there is room.
+PROMISED_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class EngineOptions:
     limits: Limits = field(default_factory=Limits)
     max_waiting: int = 512
     max_waiting_tokens: int = 262_144
+
+    def with_parallel(self, sequences: int) -> "EngineOptions":
+        """The same with so many sequences in a step; 0 changes nothing."""
+        return replace(self, limits=replace(self.limits, max_running=sequences)) if sequences else self
 
 
 def load_text(
@@ -51,11 +57,13 @@ def load_text(
     options: EngineOptions,
     thread: InferenceThread,
     on_progress: OnLoadProgress,
+    budget: CacheBudget | None = None,
 ) -> TextEngine:
     """Load `spec` from `source`; blocking, for a worker thread.
 
-    `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach. Raises
-    ModelLoadFailed, InsufficientMemory, InsufficientStorage.
+    `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach. With a `budget` the
+    cache has only a part of them from the start and asks for more as it needs it. Raises ModelLoadFailed,
+    InsufficientMemory, InsufficientStorage.
     """
     began = time.monotonic()
     loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress)
@@ -63,8 +71,9 @@ def load_text(
     cache = _make_cache(spec, config, num_ctx, cache_bytes, options.limits, precision, device)
     context = min(num_ctx or _context_of(config), cache.tokens)
     runner = Runner(loaded.model, cache, device)
-    blocks = BlockManager(cache.tokens // BLOCK_SIZE, BLOCK_SIZE)
-    scheduler = Scheduler(blocks, options.limits)
+    promised = num_ctx or min(context, PROMISED_TOKENS)
+    cache_memory = CacheMemory(cache, promised, options.limits.max_running * _TOKENS_PER_SEQUENCE, budget)
+    scheduler = Scheduler(cache_memory.blocks, options.limits)
     on_progress(LoadProgress("warmup", 0, 1))
     _warm_up(spec, runner, scheduler, thread)
     on_progress(LoadProgress("warmup", 1, 1))
@@ -73,11 +82,27 @@ def load_text(
         dtype=str(precision.dtype).removeprefix("torch."),
         quantization=quantization,
         context_length=context,
-        memory_bytes=_bytes_of(loaded.model) + cache.num_bytes,
+        memory_bytes=_bytes_of(loaded.model) + cache_memory.use().granted,
         load_time_ms=round((time.monotonic() - began) * 1000),
     )
     admission = Admission(options.max_waiting, options.max_waiting_tokens)
-    return TextEngine(info, loaded.tokenizer, scheduler, runner, thread, admission)
+    return TextEngine(info, loaded.tokenizer, scheduler, runner, thread, admission, cache=cache_memory)
+
+
+def _bytes_a_token(config: PretrainedConfig, precision: Precision) -> int:
+    """What a token of context takes in the cache."""
+    kv_heads, head_dim = _heads_of(config)
+    return 2 * int(config.num_hidden_layers) * kv_heads * head_dim * _cache_dtype(precision).itemsize
+
+
+def _heads_of(config: PretrainedConfig) -> tuple[int, int]:
+    """How many heads have keys and values, and how long each is."""
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(kv_heads), int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _cache_dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision.int8 else precision.dtype
 
 
 def _make_cache(
@@ -89,10 +114,9 @@ def _make_cache(
     precision: Precision,
     device: torch.device,
 ) -> KVCache:
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    dtype = torch.bfloat16 if precision.int8 else precision.dtype
-    bytes_a_token = 2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize
+    kv_heads, head_dim = _heads_of(config)
+    dtype = _cache_dtype(precision)
+    bytes_a_token = _bytes_a_token(config, precision)
     context = num_ctx or _context_of(config)
     tokens = min(max(context, limits.max_running * _TOKENS_PER_SEQUENCE), cache_bytes // bytes_a_token)
     if tokens < max(num_ctx, limits.chunk):

@@ -88,8 +88,13 @@ class Scheduler:
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
+    @property
+    def stranded(self) -> Sequence | None:
+        """Whoever waits first while nobody runs, after a step without work: no block will come free for it."""
+        return self._next_waiting() if self.waiting and not self.running else None
+
     def schedule(self) -> Step:
-        """Choose the work of the next step and give it the blocks that it needs."""
+        """Choose the work of the next step and give it the blocks that it needs; none, where too few can be had."""
         preempted = self.preemptions
         work: list[Work] = []
         self._decode(work)
@@ -160,7 +165,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Bring a waiting sequence into the batch if its whole known text fits beside the others."""
         self.blocks.match_prefix(sequence)
-        if self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks) > self.blocks.num_free:
+        if not self.blocks.has_free(self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks)):
             self.blocks.release(sequence)
             return False
         self._reserve(sequence)

@@ -66,7 +66,7 @@ def load(
     """
     seconds = 0.0
     if precision.int8 or weight_format is WeightFormat.GGUF:
-        copy = converted_directory(converted.layout_name(int8=precision.int8, dtype=precision.dtype))
+        copy = converted_directory(layout_of(precision))
         if not converted.is_intact(copy):
             began = time.monotonic()
             _convert(directory, weight_format, copy, precision, on_progress)
@@ -95,12 +95,17 @@ def _why_not_native(model: PreTrainedModel, precision: Precision, device: torch.
     return why_not() or unsupported(model)
 
 
+def layout_of(precision: Precision) -> str:
+    """The name of the layout that a copy for `precision` has."""
+    return converted.layout_name(int8=precision.int8, dtype=precision.dtype)
+
+
 def prepare(converted_directory: Callable[[str], Path], precision: Precision) -> None:
     """Do ahead of a load what holds the interpreter for long: parse the vocabulary, import the model's classes.
 
     Does nothing where no converted copy is there yet.
     """
-    copy = converted_directory(converted.layout_name(int8=precision.int8, dtype=precision.dtype))
+    copy = converted_directory(layout_of(precision))
     if converted.is_intact(copy):
         TextTokenizer.load(copy)
         skeleton.empty_model(converted.read_config(copy), precision.dtype)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelNotFound
-from domain.memory import GpuMemory, MemoryUsage
+from domain.memory import GpuMemory, MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, Model, ModelSpec, Task, WeightFormat, nearest_names, resolve_name
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
 from tests.fakes.embedding_model import EmbeddingScript, FakeEmbeddingModel
@@ -112,7 +112,8 @@ class FakeModelRepository:
     """A ModelRepository whose memory is a number.
 
     A load takes `size_bytes` of `memory_budget` from its beginning and raises InsufficientMemory when that is
-    more than is free; `garbage_bytes` are held by nobody and come back with `trim`. A model that is loaded
+    more than is free, which also counts in `loads_over_budget`; `garbage_bytes` are held by nobody and come back with
+    `trim` and `reclaim`. The memory is one, whatever the device, and is called "memory" there. A model that is loaded
     while it is already in memory, or unloaded while it is not, is a broken promise of the pool: AssertionError
     at once, and an entry in `violations` in case that error is caught on its way to the test.
     """
@@ -133,6 +134,7 @@ class FakeModelRepository:
         self.loads: list[tuple[str, LoadOptions]] = []
         self.unloads: list[str] = []
         self.trims = 0
+        self.loads_over_budget = 0
         self.models: list[FakeLoadedModel] = []
         self._scripts: dict[str, ModelScript] = {}
         self._held: dict[str, int] = {}
@@ -194,6 +196,7 @@ class FakeModelRepository:
             self._violate(f"'{spec.id}' is loaded while it is in memory")
         free = self.memory().available
         if spec.size_bytes > free:
+            self.loads_over_budget += 1
             raise InsufficientMemory(
                 f"model '{spec.id}' needs {spec.size_bytes} bytes and {free} are free",
                 needed_bytes=spec.size_bytes,
@@ -231,6 +234,20 @@ class FakeModelRepository:
         finally:
             freed = self._held.pop(model_id)
         return freed
+
+    def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
+        """The size of its files, once the device is found to exist."""
+        self._device(options.device)
+        return MemoryNeed("memory", spec.size_bytes)
+
+    def budget(self, device: str) -> MemoryBudget:
+        """The whole memory; garbage counts as held."""
+        held = sum(self._held.values()) + self.garbage_bytes
+        return MemoryBudget(device, self.memory_budget, held, self.memory_budget - held)
+
+    async def reclaim(self, device: str) -> None:
+        """Give back what nobody holds."""
+        self.garbage_bytes = 0
 
     async def trim(self) -> Sequence[str]:
         """Give back what nobody holds."""

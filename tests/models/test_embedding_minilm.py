@@ -14,6 +14,7 @@ from application.model_pool import ModelPool
 from domain.errors import ContextLengthExceeded
 from domain.model import LoadOptions, Task
 from models import memory
+from models.budget import BudgetPolicy
 from models.embedding.engine import Bounds, EmbeddingEngine
 from models.embedding.loader import load_embedding
 from models.embedding.placement import place_embedding
@@ -135,7 +136,7 @@ async def test_closing_gives_the_memory_back(installed: "InstalledModel", engine
 
 async def test_the_pool_lends_it_and_takes_it_back(model_store: "ModelStore") -> None:
     repository = OptimizedModelRepository(
-        model_store, AudioDecoder(processes=1), LoadPolicy(cpu_threads=2, min_free_bytes=0)
+        model_store, AudioDecoder(processes=1), LoadPolicy(cpu_threads=2, budget=BudgetPolicy(min_free_bytes=0))
     )
     events = RecordedEvents()
     pool = ModelPool(repository, LoopClock(), events)

@@ -1,17 +1,18 @@
 """Loading on purpose, with options; and memory: making room, giving back."""
 
 import asyncio
+import itertools
 
 import pytest
 
-from application.events import ModelUnloaded
+from application.events import DeviceSwapped, ModelUnloaded
 from application.model_pool import ModelPool
-from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelBusy, ModelNotFound
+from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelBusy, ModelNotFound, Overloaded
 from domain.model import LoadOptions, Task
 from domain.repositories import LoadProgress
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import GIB, FakeModelRepository
+from tests.fakes.models import GIB, FakeModelRepository, text_spec
 from tests.fakes.virtual_time import settle, virtual_time
 
 
@@ -146,65 +147,182 @@ async def test_idle_models_leave_for_one_that_does_not_fit(
     await pool.load("a")
     await pool.load("b")
     await pool.load("c")
-    assert "c:1b" in repository.in_memory
-    assert {event.reason for event in events.of(ModelUnloaded)} == {"evicted"}
-    assert repository.count_loads("c:1b") == 2
+    assert repository.in_memory == {"b:1b", "c:1b"}
+    assert [(event.model_id, event.reason) for event in events.of(ModelUnloaded)] == [("a:1b", "evicted")]
+    assert repository.loads_over_budget == 0
 
 
 @virtual_time
-async def test_models_in_use_or_pinned_do_not_leave_for_another(
+async def test_a_swap_is_told_with_its_time(
+    pool: ModelPool, repository: FakeModelRepository, events: RecordedEvents
+) -> None:
+    repository.memory_budget = GIB
+    await pool.load("a")
+    assert pool.last_swap is None
+    repository.script("b:1b").load.shut()
+    loading = asyncio.create_task(pool.load("b"))
+    await asyncio.sleep(3.0)
+    repository.script("b:1b").load.open()
+    await loading
+    (swap,) = events.of(DeviceSwapped)
+    assert (swap.device, swap.evicted, swap.loaded, swap.bytes_freed) == ("memory", ("a:1b",), "b:1b", GIB)
+    assert swap.seconds == pytest.approx(3.0)
+    assert pool.last_swap == swap
+
+
+@virtual_time
+async def test_a_model_that_can_never_fit_is_refused_at_once_and_nobody_leaves(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = 2 * GIB
+    repository.specs.append(text_spec("big:9b", size_bytes=3 * GIB))
+    await pool.load("a")
+    with pytest.raises(InsufficientMemory, match="smaller model, or load it with quantization int8") as caught:
+        await pool.load("big", LoadOptions(quantization="none"))
+    assert caught.value.details == {"needed_bytes": 3 * GIB, "available_bytes": 2 * GIB}
+    assert repository.in_memory == {"a:1b"}
+
+
+@virtual_time
+async def test_what_would_help_beside_a_pinned_model_is_its_unload(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = GIB
+    await pool.load("a", pin=True)
+    with pytest.raises(InsufficientMemory, match="unload 'a:1b'"):
+        await pool.load("b")
+    assert repository.in_memory == {"a:1b"}
+
+
+@virtual_time
+async def test_a_load_waits_for_busy_models_and_then_for_no_longer_than_the_hold(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
     repository.memory_budget = 2 * GIB
     await pool.load("a", pin=True)
+    started = asyncio.get_running_loop().time()
     async with pool.lend("b", Task.TEXT):
-        with pytest.raises(InsufficientMemory) as caught:
+        with pytest.raises(Overloaded, match="memory that 'b:1b' is using") as caught:
             await pool.load("c")
-    assert caught.value.details == {"needed_bytes": GIB, "available_bytes": 0}
+        assert caught.value.retry_after_seconds > 0
+    assert asyncio.get_running_loop().time() - started == pytest.approx(30.0, abs=1.5)
     assert repository.in_memory == {"a:1b", "b:1b"}
-    assert repository.count_loads("c:1b") == 2
+    assert pool.failure_of("c:1b") is None
     await pool.load("c")
+    assert repository.in_memory == {"a:1b", "c:1b"}
 
 
 @virtual_time
-async def test_what_nobody_needs_is_given_back_before_the_second_try(
+async def test_who_waits_for_memory_gets_it_when_the_last_user_goes(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
     repository.memory_budget = GIB
-    repository.garbage_bytes = 1
-    await pool.load("a")
-    assert repository.trims == 1
+    async with pool.lend("a", Task.TEXT):
+        waiting = asyncio.create_task(pool.load("b"))
+        await asyncio.sleep(5.0)
+        assert not waiting.done()
+    await waiting
+    assert asyncio.get_running_loop().time() < 5.5
 
 
 @virtual_time
-async def test_a_second_load_waits_for_the_room_that_the_first_one_makes(
+async def test_two_models_that_do_not_fit_together_take_turns_and_neither_starves(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = GIB
+    served: list[str] = []
+
+    async def ask_without_end(name: str, offset: float) -> None:
+        await asyncio.sleep(offset)
+        while asyncio.get_running_loop().time() < 300.0:
+            async with pool.lend(name, Task.TEXT):
+                served.append(name)
+                await asyncio.sleep(4.0)
+
+    await asyncio.gather(*(ask_without_end(name, offset) for name in ("a", "b") for offset in (0.0, 1.0, 2.0)))
+    assert min(served.count("a"), served.count("b")) > 40
+    swaps = sum(one != other for one, other in itertools.pairwise(served))
+    assert swaps < len(served) / 2, "who waits together is served together"
+
+
+@virtual_time
+async def test_newcomers_to_a_model_that_gives_way_are_let_in_when_nobody_waits_any_more(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = GIB
+    async with pool.lend("a", Task.TEXT):
+        waiting = asyncio.create_task(pool.load("b"))
+        await settle()
+        assert pool.residents()[0].held_back
+        newcomer = asyncio.create_task(pool.load("a"))
+        await asyncio.sleep(10.0)
+        assert not newcomer.done()
+        waiting.cancel()
+        await newcomer
+    assert repository.count_loads("b:1b") == 0
+
+
+@virtual_time
+async def test_garbage_goes_before_a_model_does(pool: ModelPool, repository: FakeModelRepository) -> None:
+    repository.memory_budget = 2 * GIB
+    await pool.load("a")
+    repository.garbage_bytes = 1
+    await pool.load("b")
+    assert repository.in_memory == {"a:1b", "b:1b"}
+
+
+@virtual_time
+async def test_a_load_that_runs_out_of_memory_all_the_same_is_tried_again_without_the_idle(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    await pool.load("a")
+    script = repository.script("b:1b")
+    script.load_failures.append(InsufficientMemory("a page too few"))
+    await pool.load("b")
+    assert repository.in_memory == {"b:1b"}
+    assert repository.trims == 1
+    script = repository.script("c:1b")
+    script.load_failures.extend([InsufficientMemory("a page too few")] * 2)
+    async with pool.lend("b", Task.TEXT):
+        with pytest.raises(InsufficientMemory, match="choose a smaller model"):
+            await pool.load("c")
+    assert repository.in_memory == {"b:1b"}
+    assert repository.count_loads("c:1b") == 2
+
+
+@virtual_time
+async def test_loads_that_need_room_come_in_one_after_the_other(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
     repository.memory_budget = 2 * GIB
     await pool.load("a")
     await pool.load("b")
-    gates = [repository.script(model_id).unload.shut() for model_id in ("a:1b", "b:1b")]
-    both = [asyncio.create_task(pool.load(name)) for name in ("c", "ear")]
-    for gate in gates:
-        await gate.arrived()
-    await settle()
-    for gate in gates:
-        gate.open()
-    await asyncio.gather(*both)
+    await asyncio.gather(pool.load("c"), pool.load("ear"))
     assert repository.in_memory == {"c:1b", "ear:base"}
+    assert repository.loads_over_budget == 0
 
 
 @virtual_time
-async def test_a_load_does_not_wait_for_a_model_whose_holder_waits_for_that_load(
+async def test_a_model_whose_holder_waits_for_another_load_blocks_it_no_longer_than_the_hold(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
     repository.memory_budget = GIB
     async with pool.lend("a", Task.TEXT):
         unloading = asyncio.create_task(pool.unload("a", force=True))
         await settle()
-        with pytest.raises(InsufficientMemory):
+        with pytest.raises(Overloaded):
             await pool.load("b")
     await unloading
+
+
+@virtual_time
+async def test_options_that_cannot_be_had_do_not_cost_the_model_that_is_there(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    await pool.load("a", LoadOptions(device="cpu"))
+    with pytest.raises(DeviceNotAvailable):
+        await pool.load("a", LoadOptions(device="cuda:7"))
+    assert repository.unloads == []
 
 
 # -- giving back ----------------------------------------------------------------------------------------

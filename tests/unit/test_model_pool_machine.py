@@ -1,8 +1,9 @@
-"""Any order of loading, lending, leaving, failing, forcing, pinning and waiting keeps the pool's promises."""
+"""Any order of loading, lending, leaving, failing, forcing, pinning, deleting and waiting keeps the promises."""
 
 import asyncio
 from collections.abc import Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,9 @@ from domain.errors import (
     ModelBusy,
     ModelLoadFailed,
     ModelLoading,
+    ModelNotFound,
     ModelPinned,
+    Overloaded,
     RequestCancelled,
     ServerDraining,
 )
@@ -26,17 +29,20 @@ from domain.model import LoadOptions, Task
 from domain.prompt import RawText
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import GIB, FakeModelRepository, FakeTextModel, text_spec
+from tests.fakes.models import GIB, IDLE_RSS, FakeModelRepository, FakeTextModel, text_spec
 from tests.fakes.virtual_time import VirtualTimeLoop, settle
 
 MODELS = ("a:1b", "b:1b", "c:1b")
+SPECS = {model_id: text_spec(model_id, size_bytes=size * GIB) for model_id, size in zip(MODELS, (1, 1, 2), strict=True)}
 EXPECTED = (
     asyncio.CancelledError,
     InsufficientMemory,
     ModelBusy,
     ModelLoadFailed,
     ModelLoading,
+    ModelNotFound,
     ModelPinned,
+    Overloaded,
     RequestCancelled,
     ServerDraining,
 )
@@ -67,18 +73,20 @@ class Holder:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Three models of 1 GiB in a memory of 2 GiB; load timeout 60 s, keep_alive 300 s."""
+    """Models of 1, 1 and 2 GiB in a memory of 2 GiB; load timeout 60 s, keep_alive 300 s, hold 30 s."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
-        self.repository = FakeModelRepository(*map(text_spec, MODELS), memory_budget=2 * GIB, gpus=1)
+        self.repository = FakeModelRepository(*SPECS.values(), memory_budget=2 * GIB, gpus=1)
         for model_id in MODELS:
             self.repository.script(model_id).text.between.shut()
         self.pool = ModelPool(self.repository, LoopClock(), RecordedEvents(), keep_alive=300.0, load_timeout=60.0)
         self.calls: list[asyncio.Task[Any]] = []
         self.holders: list[tuple[Holder, asyncio.Task[Any]]] = []
         self.forced: set[str] = set()
+        self.changing: set[str] = set()
+        self.pulls = 0
 
     def go(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a call and run everything that can run now."""
@@ -128,6 +136,28 @@ class PoolMachine(RuleBasedStateMachine):
             self.forced.add(model)
         self.go(self.pool.unload(model, force=force))
 
+    @rule(model=models, go_on=st.booleans())
+    def delete_and_pull(self, model: str, go_on: bool) -> None:
+        """The files go; after 20 s others are there, unless the disk is in the way."""
+        self.go(self.change_files(model, go_on=go_on))
+
+    async def change_files(self, model: str, *, go_on: bool) -> None:
+        async with self.pool.removing(model):
+            assert model not in self.repository.in_memory
+            self.changing.add(model)
+            try:
+                await asyncio.sleep(20.0)
+                assert model not in self.repository.in_memory, "it was loaded while its files changed"
+                if go_on:
+                    self.repository.specs = [spec for spec in self.repository.specs if spec.id != model]
+            finally:
+                self.changing.discard(model)
+        if go_on:
+            await asyncio.sleep(20.0)
+            self.pulls += 1
+            if all(spec.id != model for spec in self.repository.specs):
+                self.repository.specs.append(replace(SPECS[model], digest=str(self.pulls)))
+
     @rule(aggressive=st.booleans(), free=st.sampled_from([None, GIB]))
     def optimise(self, aggressive: bool, free: int | None) -> None:
         self.go(self.pool.optimize(aggressive=aggressive, target_free_bytes=free))
@@ -160,6 +190,15 @@ class PoolMachine(RuleBasedStateMachine):
     def no_promise_is_broken(self) -> None:
         assert self.repository.violations == []
         assert self.loop.unhandled == []
+
+    @invariant()
+    def memory_is_never_overbooked(self) -> None:
+        assert self.repository.loads_over_budget == 0
+        assert self.repository.memory().rss - IDLE_RSS <= 2 * GIB
+
+    @invariant()
+    def who_is_lent_keeps_its_files(self) -> None:
+        assert not self.changing & {holder.model_id for holder, _ in self.holders if holder.model is not None}
 
     @invariant()
     def a_lent_model_stays_in_memory(self) -> None:

@@ -1,0 +1,130 @@
+"""Who gets a device's memory: what has to happen before a model may be loaded beside those that are there.
+
+Pure decisions: the pool measures, asks, acts, and asks again whenever something has changed. Models of one device
+form two groups, speech and the rest, which share the device as far as they fit. Where they do not, the one who waits
+stops the newcomers of those in its way, so that they finish and leave; whoever comes to them meanwhile waits behind
+it, and is served in its turn. Nobody is stopped for longer than one hold, and what was begun is never cut off.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from domain.eviction import Holding, victims_for
+from domain.model import Task
+
+
+class Sharing(StrEnum):
+    """Whether the groups may be on one device together: where both fit, always, or never."""
+
+    AUTO = "auto"
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A model that is to be loaded: `bytes` is what it needs, `waited` the seconds that it has stood first in line."""
+
+    task: Task
+    bytes: int
+    waited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A model on the device, or on its way there (then in use); `leaving` when its unload is under way."""
+
+    task: Task
+    holding: Holding
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """There is room: load now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Unload these, then ask again."""
+
+    model_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again when something changes; `held_back` take no newcomers until then."""
+
+    held_back: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Those that hold the memory were busy for too long: `blockers`."""
+
+    blockers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NeverFits:
+    """Not even if everybody left who can; `pinned` are those who cannot."""
+
+    pinned: Sequence[str]
+
+
+Decision = Load | Evict | Wait | GiveUp | NeverFits
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceArbiter:
+    """`max_hold` is how long, in seconds, who waits for room lets those in its way finish before it gives up."""
+
+    sharing: Sharing = Sharing.AUTO
+    max_hold: float = 30.0
+
+    def decide(self, wish: Wish, room: int, tenants: Iterable[Tenant]) -> Decision:
+        """What to do for `wish`, the first in line, when `room` bytes may be taken."""
+        tenants = list(tenants)
+        strangers = [tenant for tenant in tenants if self._may_not_stay(tenant, wish)]
+        if wish.bytes <= room and not strangers:
+            return Load()
+        leaving = [tenant.holding.model_id for tenant in tenants if tenant.leaving]
+        if leaving:
+            # What they give back cannot be measured yet.
+            return self._patiently(wish, Wait(), leaving)
+        others = [tenant for tenant in tenants if tenant not in strangers]
+        return self._make_room(wish, wish.bytes - room, strangers, others)
+
+    def _make_room(self, wish: Wish, shortage: int, strangers: Sequence[Tenant], others: Sequence[Tenant]) -> Decision:
+        """All `strangers` have to go, and of the `others` as many as give back what is short then."""
+        pinned = [tenant.holding.model_id for tenant in (*strangers, *others) if tenant.holding.pinned]
+        if any(tenant.holding.pinned for tenant in strangers):
+            return NeverFits(pinned)
+        shortage -= sum(tenant.holding.bytes for tenant in strangers)
+        holdings = [tenant.holding for tenant in others]
+        victims = victims_for(shortage, holdings)
+        if victims is None:
+            victims = victims_for(shortage, [replace(holding, in_use=False) for holding in holdings])
+        if victims is None:
+            return NeverFits(pinned)
+        going = [tenant for tenant in others if tenant.holding.model_id in victims]
+        busy = [tenant for tenant in (*strangers, *going) if tenant.holding.in_use]
+        if not busy:
+            return Evict([*(tenant.holding.model_id for tenant in strangers), *victims])
+        held_back = [tenant.holding.model_id for tenant in busy if self._may_be_stopped(tenant, wish)]
+        return self._patiently(wish, Wait(held_back), [tenant.holding.model_id for tenant in busy])
+
+    def _may_not_stay(self, tenant: Tenant, wish: Wish) -> bool:
+        return self.sharing is Sharing.EXCLUSIVE and _is_speech(tenant.task) != _is_speech(wish.task)
+
+    def _may_be_stopped(self, tenant: Tenant, wish: Wish) -> bool:
+        """Where the groups share come what may, one does not stop the other."""
+        return self.sharing is not Sharing.SHARED or _is_speech(tenant.task) == _is_speech(wish.task)
+
+    def _patiently(self, wish: Wish, wait: Wait, blockers: Sequence[str]) -> Decision:
+        return wait if wish.waited < self.max_hold else GiveUp(blockers)
+
+
+def _is_speech(task: Task) -> bool:
+    return task is Task.SPEECH

@@ -1,0 +1,149 @@
+"""Who leaves memory, and what has to happen before a load."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Sharing, Tenant, Wait, Wish
+from domain.eviction import Holding, victims_for
+from domain.model import Task
+
+holdings = st.lists(
+    st.builds(
+        Holding,
+        model_id=st.integers(0, 10**6).map(str),
+        bytes=st.integers(0, 50),
+        keep_alive=st.sampled_from([0.0, 60.0, 300.0, math.inf]),
+        last_used_at=st.integers(0, 100).map(float),
+        in_use=st.booleans(),
+        pinned=st.booleans(),
+    ),
+    max_size=6,
+    unique_by=lambda holding: holding.model_id,
+)
+
+
+def held(model_id: str, size: int = 1, **more: object) -> Holding:
+    return Holding(model_id, size, **{"keep_alive": 300.0, "last_used_at": 0.0, **more})  # type: ignore[arg-type]
+
+
+def text(model_id: str, size: int = 1, **more: object) -> Tenant:
+    return Tenant(Task.TEXT, held(model_id, size, **more))
+
+
+def speech(model_id: str, size: int = 1, **more: object) -> Tenant:
+    return Tenant(Task.SPEECH, held(model_id, size, **more))
+
+
+# -- victims --------------------------------------------------------------------------------------------
+
+
+def test_nobody_leaves_when_nothing_is_needed() -> None:
+    assert victims_for(0, [held("a")]) == []
+    assert victims_for(-5, []) == []
+
+
+def test_the_shortest_keep_alive_leaves_first_and_then_the_least_recently_used() -> None:
+    there = [held("late", last_used_at=9.0), held("early", last_used_at=1.0), held("brief", keep_alive=5.0)]
+    assert victims_for(1, there) == ["brief"]
+    assert victims_for(2, there) == ["brief", "early"]
+    assert victims_for(1, [held("for ever", keep_alive=math.inf), held("late", last_used_at=9.0)]) == ["late"]
+
+
+def test_models_in_use_and_pinned_ones_never_leave() -> None:
+    assert victims_for(1, [held("busy", in_use=True), held("pinned", pinned=True)]) is None
+
+
+def test_a_small_model_stays_when_a_large_one_has_to_leave_anyway() -> None:
+    assert victims_for(5, [held("small", 1, last_used_at=1.0), held("large", 5, last_used_at=2.0)]) == ["large"]
+
+
+@given(needed=st.integers(-5, 200), there=holdings)
+def test_victims_are_idle_give_back_enough_and_none_is_needless(needed: int, there: list[Holding]) -> None:
+    by_id = {holding.model_id: holding for holding in there}
+    movable = sum(holding.bytes for holding in there if not holding.in_use and not holding.pinned)
+    victims = victims_for(needed, there)
+    if victims is None:
+        assert movable < needed
+        return
+    gone = [by_id[model_id] for model_id in victims]
+    assert not any(holding.in_use or holding.pinned for holding in gone)
+    freed = sum(holding.bytes for holding in gone)
+    assert freed >= needed
+    assert all(freed - holding.bytes < needed for holding in gone)
+
+
+# -- what has to happen ---------------------------------------------------------------------------------
+
+
+def test_what_fits_is_loaded_beside_the_other_group() -> None:
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), 2, [text("t", in_use=True)]) == Load()
+
+
+def test_idle_models_of_either_group_leave_for_what_does_not_fit() -> None:
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), 1, [text("t"), speech("s", 3)]) == Evict(["t"])
+
+
+def test_busy_models_in_the_way_take_no_newcomers_until_they_have_left_or_the_hold_is_over() -> None:
+    there = [text("t", in_use=True), text("pinned", 9, pinned=True)]
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=29.0), 0, there) == Wait(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=30.0), 0, there) == GiveUp(["t"])
+
+
+def test_nobody_leaves_before_everybody_who_has_to_can() -> None:
+    there = [text("idle"), text("busy", in_use=True)]
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), 0, there) == Wait(["busy"])
+
+
+def test_what_is_being_given_back_is_waited_for() -> None:
+    there = [Tenant(Task.TEXT, held("going"), leaving=True), text("idle", 5)]
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), 0, there) == Wait()
+
+
+def test_a_model_larger_than_all_that_can_leave_never_fits() -> None:
+    there = [text("busy", 2, in_use=True), text("pinned", 5, pinned=True)]
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 4), 1, there) == NeverFits(["pinned"])
+
+
+def test_groups_that_exclude_each_other_swap_even_where_both_fit() -> None:
+    arbiter = DeviceArbiter(Sharing.EXCLUSIVE)
+    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t"), speech("s")]) == Evict(["t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t", in_use=True)]) == Wait(["t"])
+    assert arbiter.decide(Wish(Task.EMBEDDING, 1), 9, [text("t", in_use=True)]) == Load()
+    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t", pinned=True)]) == NeverFits(["t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 3), 2, [text("t"), speech("s", 1)]) == Evict(["t"])
+
+
+def test_groups_that_share_come_what_may_do_not_stop_each_other() -> None:
+    arbiter = DeviceArbiter(Sharing.SHARED)
+    there = [text("t", in_use=True), speech("s", in_use=True)]
+    assert arbiter.decide(Wish(Task.SPEECH, 2), 0, there) == Wait(["s"])
+
+
+@given(
+    size=st.integers(1, 100),
+    room=st.integers(0, 100),
+    there=holdings,
+    sharing=st.sampled_from(Sharing),
+    tasks=st.lists(st.sampled_from(Task), min_size=6, max_size=6),
+    waited=st.sampled_from([0.0, 31.0]),
+)
+def test_a_decision_always_leads_on(
+    size: int, room: int, there: list[Holding], sharing: Sharing, tasks: list[Task], waited: float
+) -> None:
+    tenants = [Tenant(task, holding) for task, holding in zip(tasks, there, strict=False)]
+    decision = DeviceArbiter(sharing).decide(Wish(Task.TEXT, size, waited), room, tenants)
+    by_id = {holding.model_id: holding for holding in there}
+    if isinstance(decision, Load):
+        assert size <= room
+    elif isinstance(decision, Evict):
+        gone = [by_id[model_id] for model_id in decision.model_ids]
+        assert gone, "it would be asked for ever"
+        assert not any(holding.in_use or holding.pinned for holding in gone)
+    elif isinstance(decision, Wait):
+        assert waited < 30.0
+        assert all(by_id[model_id].in_use for model_id in decision.held_back)
+    elif isinstance(decision, GiveUp):
+        assert decision.blockers
+        assert all(by_id[model_id].in_use for model_id in decision.blockers)
