@@ -9,7 +9,7 @@ from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
-from application.ports import Clock, ModelLibrary, SystemProbe, Tokenizers
+from application.ports import Clock, ModelLibrary, ProviderWatch, SystemProbe, Tokenizers
 from application.transcribe_audio import TranscribeAudio
 
 MIB = 1 << 20
@@ -91,7 +91,7 @@ class Services:
     aliases: Mapping[str, str] = field(default_factory=dict)
     max_workers: int = 8
     max_processes: int = 2
-    memory_budget_share: float | None = None
+    providers: ProviderWatch | None = None
     heartbeats: Mapping[str, Check] = field(default_factory=dict)
     readiness: Mapping[str, Check] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)

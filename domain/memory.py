@@ -20,13 +20,19 @@ class GpuMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUsage:
-    """This process and its machine (or its cgroup, where that has a limit). Sizes in bytes."""
+    """This process and its machine (or its cgroup, where that has a limit). Sizes in bytes.
+
+    `kv_cache` is what the text models' keys and values may take now, `prefix_cache` the part of it that is kept for
+    requests to come; None where nobody knows.
+    """
 
     rss: int
     vms: int
     total: int
     available: int
     gpus: tuple[GpuMemory, ...] = ()
+    kv_cache: int | None = None
+    prefix_cache: int | None = None
 
     @property
     def process_percent(self) -> float:

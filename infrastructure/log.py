@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from application.events import (
+    DeviceSwapped,
     Event,
     GenerationFinished,
     ModelDeleted,
@@ -124,6 +125,15 @@ class EventLog:
                 )
             case ModelLoadRefused(model_id, code, reason):
                 self._log.error("model load failed", model=model_id, code=code, reason=reason)
+            case DeviceSwapped(device, evicted, loaded, seconds, bytes_freed):
+                self._log.info(
+                    "models gave way",
+                    device=device,
+                    evicted=list(evicted),
+                    loaded=loaded,
+                    seconds=round(seconds, 3),
+                    bytes_freed=bytes_freed,
+                )
             case ModelUnloaded(model_id, reason, bytes_freed):
                 self._log.info("model unloaded", model=model_id, reason=reason, freed_bytes=bytes_freed)
             case ModelPulled(model_id):

@@ -68,16 +68,16 @@ class OptimizedModelRepository:
         return self._store.find(name).spec
 
     def memory(self) -> MemoryUsage:
-        """The process and the machine, now."""
-        return memory.usage()
+        """The process and the machine, now, with what the caches of all text models take together."""
+        caches = self._caches()
+        return replace(memory.usage(), kv_cache=caches.granted, prefix_cache=caches.prefix)
+
+    def _caches(self) -> CacheUse:
+        return sum_of(engine.cache_use() for engine in list(self._texts))
 
     def budget(self, device: str) -> MemoryBudget:
         """What may be taken of a device's memory, now."""
         return self._budgets.of(device)
-
-    def caches(self) -> CacheUse:
-        """What the caches of all text models take together."""
-        return sum_of(engine.cache_use() for engine in list(self._texts))
 
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """What a load of `spec` would take. Raises InvalidRequest and DeviceNotAvailable as `load` would."""
@@ -99,7 +99,7 @@ class OptimizedModelRepository:
 
     async def trim(self) -> Sequence[str]:
         """Drop cached prefixes, collect garbage and give freed pages back."""
-        cached = self.caches().prefix
+        cached = self._caches().prefix
         for engine in list(self._texts):
             await engine.give_back_cache()
         return [*(["prefix cache"] if cached else []), *await asyncio.to_thread(memory.trim)]

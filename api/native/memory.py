@@ -13,8 +13,9 @@ from api.docs_page import describes
 from api.services import MIB, Services
 from api.streaming import unless_client_leaves
 from api.times import rfc3339
+from application.events import DeviceSwapped
 from application.residents import Resident
-from domain.memory import GpuMemory, MemoryFreed, MemoryUsage
+from domain.memory import GpuMemory, MemoryBudget, MemoryFreed, MemoryUsage
 
 
 class OptimizeParameters(Body):
@@ -49,9 +50,11 @@ def routes(services: Services) -> APIRouter:
 
 
 def memory_usage_of(services: Services) -> dict[str, Any]:
-    """The body of /memory-usage. `caches` is null for what the engines do not report yet."""
+    """The body of /memory-usage; `budget_bytes` is the CPU's, `budgets` has every device where models are."""
     usage = services.pool.repository.memory()
-    share = services.memory_budget_share
+    residents = services.pool.residents()
+    devices = dict.fromkeys(["cpu", *(f"cuda:{gpu.index}" for gpu in usage.gpus)])
+    budgets = [services.pool.repository.budget(device) for device in devices]
     return {
         **memory_figures(services),
         "process": {
@@ -61,9 +64,33 @@ def memory_usage_of(services: Services) -> dict[str, Any]:
         },
         "system": _system(usage),
         "gpu": [_gpu(gpu) for gpu in usage.gpus],
-        "models": [_resident(resident) for resident in services.pool.residents()],
-        "budget_bytes": None if share is None else int(share * usage.total),
-        "caches": {"kv_bytes": None, "prefix_bytes": None},
+        "models": [_resident(resident) for resident in residents],
+        "budget_bytes": budgets[0].limit,
+        "budgets": [_budget(budget) for budget in budgets],
+        "caches": {"kv_bytes": usage.kv_cache, "prefix_bytes": usage.prefix_cache},
+        "last_swap": _swap(services.pool.last_swap),
+    }
+
+
+def _budget(budget: MemoryBudget) -> dict[str, Any]:
+    return {
+        "device": budget.device,
+        "limit_bytes": budget.limit,
+        "held_bytes": budget.held,
+        "promised_bytes": budget.promised,
+        "room_bytes": budget.room,
+    }
+
+
+def _swap(swap: DeviceSwapped | None) -> dict[str, Any] | None:
+    if swap is None:
+        return None
+    return {
+        "device": swap.device,
+        "evicted": list(swap.evicted),
+        "loaded": swap.loaded,
+        "seconds": round(swap.seconds, 3),
+        "freed_bytes": swap.bytes_freed,
     }
 
 
@@ -92,13 +119,16 @@ def _resident(resident: Resident) -> dict[str, Any]:
     return {
         "name": resident.spec.id,
         "kind": resident.spec.task.value,
+        "state": resident.state.value,
         "bytes": model.memory_bytes if model else None,
+        "expected_bytes": resident.need.total,
         "device": model.device if model else None,
         "loaded_at": rfc3339(resident.loaded_at) if model else None,
         "last_used_at": rfc3339(resident.last_used_at) if model else None,
         "expires_at": rfc3339(resident.expires_at) if resident.expires_at is not None else None,
         "in_flight": resident.in_flight,
         "pinned": resident.pinned,
+        "gives_way": resident.held_back,
     }
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import httpx2
 
-from tests.api.world import TEXT, World, in_process, make_world
+from application.device_arbiter import DeviceArbiter
+from domain.model import Task
+from tests.api.world import SPEECH, TEXT, World, in_process, make_world
 from tests.fakes.models import GIB
 
 
@@ -20,8 +22,33 @@ async def test_memory_usage_tells_who_holds_what(world: World, client: httpx2.As
     [model] = answer["models"]
     assert (model["name"], model["kind"], model["bytes"], model["in_flight"]) == (TEXT, "text", GIB, 0)
     assert model["loaded_at"].endswith("Z")
-    async with in_process(world.app(memory_budget_share=0.5)) as other:
-        assert (await other.get("/memory-usage")).json()["budget_bytes"] == usage.total // 2
+    assert (model["state"], model["expected_bytes"], model["gives_way"]) == ("loaded", GIB, False)
+    assert answer["budget_bytes"] == world.repository.memory_budget
+    [budget] = answer["budgets"]
+    assert budget["room_bytes"] == budget["limit_bytes"] - budget["held_bytes"] - budget["promised_bytes"]
+    assert answer["last_swap"] is None
+
+
+async def test_memory_that_busy_models_hold_is_worth_another_try_and_memory_that_is_not_there_is_not(
+    tmp_path: Any,
+) -> None:
+    world = make_world(tmp_path, arbiter=DeviceArbiter(max_hold=0.0))
+    world.repository.memory_budget = GIB
+    async with in_process(world.app()) as client:
+        async with world.pool.lend(TEXT, Task.TEXT):
+            busy = await client.post("/load-model", json={"model": SPEECH})
+            (holder,) = (await client.get("/memory-usage")).json()["models"]
+        assert (busy.status_code, busy.json()["code"]) == (503, "server_overloaded")
+        assert int(busy.headers["retry-after"]) >= 1
+        assert TEXT in busy.json()["detail"]
+        assert (holder["name"], holder["in_flight"]) == (TEXT, 1)
+        swapped = await client.post("/load-model", json={"model": SPEECH})
+        assert swapped.status_code == 200
+        assert (await client.get("/memory-usage")).json()["last_swap"]["evicted"] == [TEXT]
+        world.repository.memory_budget = GIB - 1
+        never = await client.post("/load-model", json={"model": TEXT})
+        assert (never.status_code, never.json()["code"]) == (507, "insufficient_memory")
+        assert "smaller model" in never.json()["detail"]
 
 
 async def test_gpus_are_listed_by_what_the_driver_says(tmp_path: Any) -> None:

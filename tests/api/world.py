@@ -18,6 +18,7 @@ from api.app import create_app
 from api.protocol import ConnectionLimits, limited_protocol
 from api.services import Defaults, Services
 from application.answer_query import AnswerQuery
+from application.device_arbiter import DeviceArbiter
 from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.manage_models import ManageModels
@@ -56,14 +57,14 @@ class World:
         return [path for path in folder.rglob("*") if path.name != ".lock"] if folder.exists() else []
 
 
-def make_world(uploads_dir: Path, **repository: Any) -> World:
+def make_world(uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, **repository: Any) -> World:
     """A text, a speech and an embedding model, none of them in memory."""
     aliases = {"qwen-model_full": TEXT, "whisper-1": SPEECH}
     models = FakeModelRepository(
         text_spec(TEXT), speech_spec(SPEECH), embedding_spec(EMBEDDING), aliases=aliases, **repository
     )
     clock, events = LoopClock(), RecordedEvents()
-    pool = ModelPool(models, clock, events)
+    pool = ModelPool(models, clock, events, arbiter=arbiter)
     generate = GenerateText(pool, clock, events)
     library = FakeModelLibrary(models)
     services = Services(
