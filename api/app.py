@@ -12,7 +12,7 @@ from api import docs_page, not_offered
 from api.body_guard import BodyGuard
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
-from api.native import generate, memory, models, system, transcribe
+from api.native import generate, memory, models, providers, system, transcribe
 from api.ollama import routes as ollama_routes
 from api.openai import routes as openai_routes
 from api.openai.processing_time import ProcessingTime
@@ -52,6 +52,7 @@ def create_app(services: Services) -> FastAPI:
         generate.routes(services),
         models.routes(services),
         memory.routes(services),
+        providers.routes(services),
         transcribe.routes(services, folder),
         openai_routes.routes(services),
         ollama_routes.routes(services),

@@ -47,7 +47,6 @@ _JOBS = {
     "/jobs/{id}/cancel": ("POST",),
     "/jobs/{id}/events": ("GET",),
     "/stats": ("GET",),
-    "/providers/status": ("GET",),
     "/workers": ("GET",),
     "/queues": ("GET",),
     "/queues/{model_profile}": ("PATCH",),

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ingle.cli import Invocation
 from ingle.commands.terminal import output
-from ingle.model_store import operator_models
+from ingle.external_models import external_models
 from ingle.settings import Settings
 from ingle.settings_docs import render, written
 from ingle.settings_sources import masked
@@ -43,7 +43,7 @@ def show(invocation: Invocation) -> None:
 @click.pass_obj
 def check(invocation: Invocation) -> None:
     """Say what is wrong with the settings; exit 78 if anything is."""
-    operator_models(invocation.settings())
+    external_models(invocation.settings())
     click.echo("the settings are good")
 
 

@@ -1,0 +1,33 @@
+"""Types of settings that several groups of settings share."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from domain.keep_alive import parse_go_duration
+from ingle.settings_marks import Duration
+
+DAY = 86_400.0
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a number as Python writes it."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def seconds(value: object) -> object:
+    """Seconds of a duration such as `5m`; anything else as it stands."""
+    return parse_go_duration(value) if isinstance(value, str) and not is_number(value) else value
+
+
+def split(value: object) -> object:
+    """The parts of a text between commas; anything else as it stands."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, Duration(), BeforeValidator(seconds), Field(gt=0, le=DAY, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split)]
