@@ -4,12 +4,12 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from domain.errors import IngleError
-from domain.generation import Finish, FinishReason, TextChunk, Timings, TokenLogprob, Usage
+from domain.generation import Finish, FinishReason, PromptToken, TextChunk, Timings, TokenLogprob, Usage
 from models.text.guidance import Form
 from models.text.reading import AnswerReader, Reading
 from models.text.sampler import Ranked
 from models.text.sequence import Sequence
-from models.text.shown_logprobs import HeldLogprobs
+from models.text.shown_logprobs import HeldLogprobs, PromptTelling
 
 Item = TextChunk | IngleError
 
@@ -24,6 +24,7 @@ class Stream:
     admitted_tokens: int
     siblings: list["Answer"] = field(default_factory=list)
     begun: list["Answer"] = field(default_factory=list)
+    prompt: PromptTelling | None = None
 
     @property
     def has_text(self) -> bool:
@@ -42,6 +43,7 @@ class Answer:
     grammar: Form | None = None
     logprobs: HeldLogprobs | None = None
     reasoning_tokens: int = 0
+    has_told_prompt: bool = False
 
     def take(self, token: int, ranked: Ranked | None) -> tuple[TextChunk | None, FinishReason | None]:
         """Go on with `token`: what may be shown now, if anything, and why the answer is over, if it is.
@@ -93,7 +95,18 @@ class Answer:
         return replace(chunk, finish=finish)
 
     def _chunk(self, reading: Reading, logprobs: tuple[TokenLogprob, ...]) -> TextChunk:
-        return TextChunk(reading.text, None, self.index, logprobs, thinking=reading.thinking, tool_calls=reading.calls)
+        prompt: tuple[PromptToken, ...] = ()
+        if self.stream.prompt is not None and not self.has_told_prompt:
+            prompt, self.has_told_prompt = self.stream.prompt.tokens(), True
+        return TextChunk(
+            reading.text,
+            None,
+            self.index,
+            logprobs,
+            thinking=reading.thinking,
+            tool_calls=reading.calls,
+            prompt=prompt,
+        )
 
 
 class Outbox:

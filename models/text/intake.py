@@ -12,10 +12,13 @@ from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, Tok
 from models.text.answer import Answer, Stream
 from models.text.grammar import Grammars
 from models.text.plan import AnswerPlan
+from models.text.prompt_scores import PromptScores
 from models.text.sequence import Sequence
-from models.text.shown_logprobs import HeldLogprobs
+from models.text.shown_logprobs import HeldLogprobs, PromptTelling
 from models.text.tokenizer import TextTokenizer
 
+# An answer that shifts at full contexts ends when it has written so many of them.
+_MAX_SHIFTED_CONTEXTS = 10
 # Below this many characters a prompt is encoded on the event loop: a thread would cost more.
 _ENCODE_INLINE = 2048
 
@@ -61,6 +64,8 @@ class Intake:
             reader, form = plan.reader(index, sequence.stop_ids)
             logprobs = None if request.sampling.logprobs is None else HeldLogprobs(self._tokenizer)
             stream.siblings.append(Answer(index, stream, sequence, reader, form, logprobs))
+        if request.prompt_logprobs is not None:
+            stream.prompt = PromptTelling(self._tokenizer, stream.siblings[0].sequence, ids)
         return stream
 
     def close(self) -> None:
@@ -74,6 +79,8 @@ class Intake:
         if params.seed is not None:
             params = replace(params, seed=_seed_of(params.seed, index))
         room = context - len(ids)
+        if request.shift_keeping is not None:
+            room = _MAX_SHIFTED_CONTEXTS * context
         max_new_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
         stop_ids = set(params.stop_token_ids)
         min_new_tokens = params.min_tokens
@@ -84,6 +91,10 @@ class Intake:
             stop_ids.update(self._tokenizer.settings.end_ids)
             if isinstance(request.prompt, FillInMiddle) and self._tokenizer.fill_in is not None:
                 stop_ids.update(self._tokenizer.fill_in.end_ids)
+        scores = None
+        if request.prompt_logprobs is not None and index == 0:
+            # One answer has the prompt read for all.
+            scores = PromptScores(len(ids), request.prompt_logprobs)
         return Sequence(
             id=next(self._numbers),
             ids=ids,
@@ -95,6 +106,9 @@ class Intake:
             client=request.client,
             priority=request.priority,
             min_new_tokens=min_new_tokens,
+            context=context,
+            keeping=request.shift_keeping,
+            scores=scores,
         )
 
     def _check_vocabulary(self, params: SamplingParams) -> None:

@@ -22,6 +22,12 @@ class Work:
         """Whether this work ends with a new token."""
         return self.start + self.count == len(self.sequence.ids)
 
+    @property
+    def scored(self) -> range:
+        """The positions whose logits score the prompt's next token, if the sequence wants that."""
+        scores = self.sequence.scores
+        return range(0) if scores is None else scores.wanted(self.start, self.count)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -95,6 +101,9 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Choose the work of the next step and give it the blocks that it needs; none, where too few can be had."""
+        for sequence in self.running:
+            if sequence.is_full:
+                self._shift(sequence)
         preempted = self.preemptions
         work: list[Work] = []
         self._decode(work)
@@ -123,6 +132,12 @@ class Scheduler:
         for work in step.work:
             work.sequence.computed = work.start + work.count
             self.blocks.publish(work.sequence, work.start)
+
+    def _shift(self, sequence: Sequence) -> None:
+        """Go on with half of the text, which is read anew but for a prefix that is still in the cache."""
+        self.blocks.release(sequence)
+        sequence.shift()
+        self.blocks.match_prefix(sequence)
 
     def _decode(self, work: list[Work]) -> None:
         for sequence in list(self.running):
@@ -164,7 +179,8 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Bring a waiting sequence into the batch if its whole known text fits beside the others."""
-        self.blocks.match_prefix(sequence)
+        if sequence.scores is None or sequence.scores.are_complete:
+            self.blocks.match_prefix(sequence)
         if not self.blocks.has_free(self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks)):
             self.blocks.release(sequence)
             return False

@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as Ids
 
-from domain.generation import TokenLogprob
+from domain.generation import PromptToken, TokenLogprob
 from models.text.parts import Kind, Part
 from models.text.reading import AnswerReader
 from models.text.sampler import Ranked
+from models.text.sequence import Sequence
 from models.text.tokenizer import TextTokenizer
 
 
@@ -78,5 +80,31 @@ class HeldLogprobs:
         return tuple(visible)
 
     def _named(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        raw = self._tokenizer.token_bytes(token)
-        return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)
+        return _named(self._tokenizer, token, logprob, top)
+
+
+class PromptTelling:
+    """Tells the probabilities of a prompt, which the first answer's sequence gathers, once they are complete."""
+
+    def __init__(self, tokenizer: TextTokenizer, sequence: Sequence, ids: Ids[int]) -> None:
+        self._tokenizer = tokenizer
+        self._sequence = sequence
+        self._first = ids[0]
+        self._told: tuple[PromptToken, ...] = ()
+
+    def tokens(self) -> tuple[PromptToken, ...]:
+        """The prompt; the same tuple every time."""
+        if not self._told and self._sequence.scores is not None:
+            raw = self._tokenizer.token_bytes(self._first)
+            tokens = [PromptToken(self._first, raw.decode(errors="replace"), raw, None)]
+            for token, logprob, best in self._sequence.scores.known:
+                top = tuple(_named(self._tokenizer, other, value) for other, value in best)
+                raw = self._tokenizer.token_bytes(token)
+                tokens.append(PromptToken(token, raw.decode(errors="replace"), raw, logprob, top))
+            self._told = tuple(tokens)
+        return self._told
+
+
+def _named(tokenizer: TextTokenizer, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    raw = tokenizer.token_bytes(token)
+    return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)

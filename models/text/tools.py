@@ -40,9 +40,9 @@ class CallReader:
     """Cuts text into TEXT, HIDDEN and CALL. With `only_one` it is `done` after the first call.
 
     `may_be_whole` false says that an answer without marks is never a call; with `is_strict` one without marks must
-    name its tool first, from where on it is held to the tool's schema; with
-    `is_all` the answer is held to be calls, so text can only be a call that was cut short, and is hidden. White space before and after calls is
-    hidden, except between one and text that goes on after it.
+    name its tool first, from where on it is held to the tool's schema. With `is_all` the answer is held to be calls:
+    what is no call was cut short, and is hidden. So is white space around calls, but for that between a call and text
+    that goes on after it.
     """
 
     def __init__(
