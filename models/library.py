@@ -11,6 +11,7 @@ from models.details import DetailsReader
 from models.store import ModelStore
 
 _PULLS = 32
+_LEAVING = 2.0
 
 
 class StoredLibrary:
@@ -39,6 +40,8 @@ class StoredLibrary:
             await work
         finally:
             cancelled.set()
+            # Whoever asks again once we are closed must not join a pull that nobody wants any more.
+            await asyncio.wait({work}, timeout=_LEAVING)
             work.add_done_callback(lambda over: over.cancelled() or over.exception())  # nobody else may ask
 
     async def delete(self, name: str) -> ModelSpec:

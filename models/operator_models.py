@@ -183,7 +183,7 @@ class _Table:
         try:
             return parse_keep_alive(self._table["keep_alive"])
         except InvalidRequest as error:
-            raise self._wrong("keep_alive", error) from None
+            raise self._wrong("keep_alive", str(error).removeprefix("keep_alive: ")) from None
 
     def _preset(self) -> Preset:
         system = self._text("system") if "system" in self._table else None

@@ -221,3 +221,18 @@ def test_a_token_goes_to_the_hub_and_nowhere_else(registry: Registry) -> None:
         assert response.read() == WEIGHTS
     assert [seen.authorization for seen in registry.seen] == ["Bearer hf_secret", "Bearer hf_secret", None]
     assert "hf_secret" not in repr(client)
+
+
+PARTS = ["x-q8_0-00001-of-00002.gguf", "x-q8_0-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize("choice", ["q8_0", "x-q8_0"])
+def test_a_split_gguf_file_is_refused_with_what_to_do(choice: str) -> None:
+    with pytest.raises(MirrorFailed, match=r"is split into several GGUF files.*safetensors"):
+        select_files([*PARTS, "x-q4_k_m.gguf"], choice)
+
+
+def test_a_split_gguf_file_beside_a_whole_one_is_passed_over() -> None:
+    assert select_files([*PARTS, "x-q5_0.gguf"], None) == ["x-q5_0.gguf"]
+    with pytest.raises(MirrorFailed, match="only split GGUF files"):
+        select_files(PARTS, None)

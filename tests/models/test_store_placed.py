@@ -196,3 +196,12 @@ def test_a_models_folder_that_is_not_there_is_empty(tmp_path: Path, registry: Re
     assert store.free_bytes() > 0
     assert not (tmp_path / "not").exists()
     assert store.pull(BOXED, unheard).spec.id == BOXED
+
+
+def test_a_split_gguf_file_is_refused_with_what_to_do(tmp_path: Path, store: ModelStore) -> None:
+    parts = [f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    write(tmp_path / "folder", dict.fromkeys(parts, gguf(GGUF_FIELDS, {"a": (2,)})))
+    write(tmp_path, {parts[0]: gguf(GGUF_FIELDS, {"a": (2,)})})
+    for name in ("folder", parts[0].removesuffix(".gguf")):
+        with pytest.raises(ModelLoadFailed, match=r"does not load parts.*llama-gguf-split --merge"):
+            store.find(name)
