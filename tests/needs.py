@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # an import at run time would cost every test run the time th
     from models.store import ModelStore
 
 REQUIRE = "INGLE_TEST_REQUIRE"
+OLLAMA_JS = "0.6.4"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _PATIENCE = 2.0
 
@@ -119,11 +121,32 @@ def missing_gpu() -> str | None:
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
+def ollama_js_dir() -> Path:
+    """Where the official JavaScript client is installed for the tests; outside of every checkout."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "ingle-tests" / f"ollama-js-{OLLAMA_JS}"
+
+
+def missing_node() -> str | None:
+    """Install the official JavaScript client where it is not installed."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return "node and npm are not installed"
+    folder = ollama_js_dir()
+    if (folder / "node_modules" / "ollama" / "package.json").exists():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund", f"ollama@{OLLAMA_JS}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return f"npm could not install ollama: {done.stderr.strip()[-200:]}" if done.returncode else None
+
+
 NEEDS: Mapping[str, Callable[[], str | None]] = {
     "postgres": cache(missing_postgres),
     "redis": cache(missing_redis),
     "browser": missing_browser,
     "gpu": cache(missing_gpu),
+    "node": cache(missing_node),
 }
 
 
