@@ -13,6 +13,7 @@ from models.text.kv_cache import KVCache
 from models.text.native.decoder import NativeDecoder
 from models.text.native.library import BLOCK, Batch, Span, Workspace, library
 from models.text.scheduler import Step
+from models.text.scoring import kept_rows
 
 
 class NativeRunner:
@@ -52,12 +53,14 @@ class NativeRunner:
         self._workspace = Workspace(rows=max_tokens, length=context, **pointers)
 
     def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order."""
+        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order.
+
+        Sequences that want their prompts scored get the scores of what this step reads.
+        """
         tokens = step.tokens
         assert tokens <= self._workspace.rows
         ids = np.empty(tokens, dtype=np.int32)
         spans = (Span * len(step.work))()
-        keep: list[int] = []
         tables: list[np.ndarray] = []
         start = 0
         for span, work in zip(spans, step.work, strict=True):
@@ -68,21 +71,20 @@ class NativeRunner:
             span.start, span.count, span.position = start, work.count, work.start
             span.blocks = _ints(table)
             start += work.count
-            if work.samples:
-                keep.append(start - 1)
-        logits = torch.empty(len(keep), self._decoder.vocabulary)
-        kept = np.array(keep, dtype=np.int32)
+        kept = kept_rows(step)
+        rows = np.array(kept.rows, dtype=np.int32)
+        logits = torch.empty(len(kept.rows), self._decoder.vocabulary)
         batch = Batch(
             tokens=tokens,
             spans=len(spans),
-            kept=len(keep),
+            kept=len(kept.rows),
             ids=_ints(ids),
             span=spans,
-            keep=_ints(kept),
+            keep=_ints(rows),
             logits=logits.data_ptr(),
         )
         self._library.forward(self._team, byref(self._decoder.structure), byref(self._workspace), pointer(batch))
-        return logits
+        return kept.sampled(step, logits)
 
 
 def _ints(array: np.ndarray) -> "POINTER(c_int32)":  # type: ignore[valid-type]
