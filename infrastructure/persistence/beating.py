@@ -1,8 +1,9 @@
 """Prolonging leases: one statement for everything that a process holds."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Text, column
+from sqlalchemy import BigInteger, ColumnClause, Connection, Text, column
 
 from domain.errors import IngleError, JobNotFound
 from domain.job_fence import lease_lost
@@ -29,7 +30,11 @@ class Beating:
 
     def __init__(self, spelling: Spelling) -> None:
         fields = {"id": "text", "token": "text", "attempt": "bigint", "progress": "text"}
-        returns = [column("id", Text), *(column(name, BigInteger) for name in _TIMES), column("cancel_reason", Text)]
+        returns: list[ColumnClause[Any]] = [
+            column("id", Text),
+            *(column(name, BigInteger) for name in _TIMES),
+            column("cancel_reason", Text),
+        ]
         self._beat = ManyRows(spelling, _BEAT, fields, returns)
 
     def extend(self, connection: Connection, beats: Sequence[Heartbeat]) -> list[Extension | IngleError]:

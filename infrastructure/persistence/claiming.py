@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, TextualSelect, bindparam, func, select, text
+from sqlalchemy import BindParameter, Connection, Row, Text, TextualSelect, bindparam, func, select, text
 
 from domain.claim_order import Pair
 from domain.job import EventKind, Job, JobStatus
@@ -71,7 +71,7 @@ class Claiming:
         self._candidates = spelling.sql(
             f"SELECT seq, owner_service FROM jobs WHERE {_READY} {excluded} "  # noqa: S608 — no value in it
             f"AND (CAST(:id AS TEXT) IS NULL OR jobs.id=:id) {_ORDER} SKIP_LOCKED"
-        ).bindparams(bindparam("full", expanding=True))
+        ).bindparams(bindparam("full", type_=Text, expanding=True))
         self._limited = spelling.sql(_LIMITED)
         self._next_task, self._next_profile = spelling.sql(_NEXT_TASK), spelling.sql(_NEXT_PROFILE)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, TextualSelect, bindparam, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, Text, TextualSelect, bindparam, delete, func, insert, select, update
 
 from domain.errors import DedupeConflict, IngleError, JobNotFound
 from domain.job import EventKind, Job, JobStatus
@@ -76,7 +76,7 @@ class Moving:
         self._now = spelling.sql("SELECT now_ms()")
         self._move, self._ask, self._promote = spelling.sql(_MOVE), spelling.sql(_ASK), spelling.sql(_PROMOTE)
         self._expired, self._lapsed = self._rows(_EXPIRED), self._rows(_LAPSED)
-        self._orphaned = self._rows(_ORPHANED, bindparam("dead", expanding=True))
+        self._orphaned = self._rows(_ORPHANED, bindparam("dead", type_=Text, expanding=True))
         self._over, self._blank = self._rows(_OVER), spelling.sql(_BLANK)
 
     def _rows(self, statement: str, *binds: BindParameter[Any]) -> TextualSelect:

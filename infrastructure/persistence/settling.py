@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, bindparam, column, select
+from sqlalchemy import BigInteger, Connection, Row, Text, bindparam, column, select
 
 from domain.errors import IngleError
 from domain.job import Job, JobStatus
@@ -87,7 +87,7 @@ class Settling:
 
     def __init__(self, spelling: Spelling) -> None:
         self._write = ManyRows(spelling, _SETTLE, _FIELDS, [*JOB_TYPES, column("at", BigInteger)])
-        self._reset_breaker = spelling.sql(_RESET_BREAKER).bindparams(bindparam("profiles", expanding=True))
+        self._reset_breaker = spelling.sql(_RESET_BREAKER).bindparams(bindparam("profiles", type_=Text, expanding=True))
         self._count_breaker = spelling.sql(_COUNT_BREAKER)
         self._count_tokens = spelling.sql(_COUNT_TOKENS)
 

@@ -105,6 +105,8 @@ jobs = Table(
         "(status IN ('completed','failed','cancelled')) = (finished_at IS NOT NULL)", name="ck_ended_has_time"
     ),
     CheckConstraint("(idempotency_key IS NULL) = (request_sha256 IS NULL)", name="ck_key_has_hash"),
+    # A number must not come back after the newest job is deleted: history is kept under it.
+    sqlite_autoincrement=True,
     postgresql_with=_FAST_VACUUM,
 )
 
@@ -176,6 +178,7 @@ job_events = Table(
     _needed("task_type", Text),
     Index("ix_events_job", "job_seq", "seq"),
     Index("ix_events_at", "at"),
+    Index("ix_events_gone", "at", sqlite_where=text("kind='deleted'"), postgresql_where=text("kind='deleted'")),
 )
 
 job_rollup = Table(
@@ -189,6 +192,7 @@ job_rollup = Table(
     ),
     _needed("n", BigInteger),
     _needed("attempts", BigInteger),
+    _needed("repeated", BigInteger),
     _needed("tokens_in", BigInteger),
     _needed("tokens_out", BigInteger),
     Column("wait_hist", Text),
@@ -196,7 +200,8 @@ job_rollup = Table(
     Column("e2e_hist", Text),
 )
 
-folded_minutes = Table("folded_minutes", metadata, Column("minute", BigInteger, primary_key=True, autoincrement=False))
+# One row: everything before that time is in job_rollup, and nothing after it.
+folded = Table("folded", metadata, Column("until", BigInteger, primary_key=True, autoincrement=False))
 
 batches = Table(
     "batches",

@@ -21,9 +21,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner_service", "idempotency_key", name="ux_batch_key"),
     )
     op.create_table(
-        "folded_minutes",
-        sa.Column("minute", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.PrimaryKeyConstraint("minute"),
+        "folded",
+        sa.Column("until", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("until"),
     )
     op.create_table(
         "job_events",
@@ -49,6 +49,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq"),
     )
     op.create_index("ix_events_at", "job_events", ["at"], unique=False)
+    op.create_index(
+        "ix_events_gone",
+        "job_events",
+        ["at"],
+        unique=False,
+        sqlite_where=sa.text("kind='deleted'"),
+        postgresql_where=sa.text("kind='deleted'"),
+    )
     op.create_index("ix_events_job", "job_events", ["job_seq", "seq"], unique=False)
     op.create_table(
         "job_rollup",
@@ -63,6 +71,7 @@ def upgrade() -> None:
         sa.Column("error_code", sa.Text(), nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.BigInteger(), nullable=False),
+        sa.Column("repeated", sa.BigInteger(), nullable=False),
         sa.Column("tokens_in", sa.BigInteger(), nullable=False),
         sa.Column("tokens_out", sa.BigInteger(), nullable=False),
         sa.Column("wait_hist", sa.Text(), nullable=True),
@@ -146,6 +155,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
         postgresql_with={"fillfactor": 80, "autovacuum_vacuum_scale_factor": 0.02},
+        sqlite_autoincrement=True,
     )
     op.create_index(
         "ix_batch",
