@@ -27,11 +27,15 @@ class TextModel(LoadedModel, Protocol):
       order; the last chunk of each, and only it, has `finish`, and the generator ends after the n-th.
     * A constraint is enforced: an answer that ended with FinishReason.STOP has its form. One that cannot be enforced
       is refused before the first chunk.
+    * Calls that a tool choice requires are made, of the tools that it names and with arguments that their schemas
+      allow, and then there is no text for a constraint to shape. Beside tools that may be called, a constraint
+      leaves the choice between its form and calls. Forms begin where thinking ends.
+    * `logprobs` are of the tokens of `text`; those of thinking, of calls and of marks are not told.
     * Closing the generator is the one cancel signal: the work stops within one step, whether it was waiting,
       reading the prompt or writing.
     * Many generators may be open at once; each gets the text that it would get alone.
     * Before its first chunk it raises ContextLengthExceeded, InvalidRequest (token id outside the vocabulary, a
-      constraint that does not compile), Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request
+      constraint or a tool's schema that does not compile), UnsupportedCapability, Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request
       fails alone.
     """
 

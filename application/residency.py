@@ -1,11 +1,7 @@
 """Loading and unloading as generate requests ask for it: a model and nothing to write, or `keep_alive` 0."""
 
-from dataclasses import replace
-
-from application.generate_text import GenerateText
 from application.model_pool import ModelPool
-from domain.errors import ContextLengthExceeded, ModelBusy, UnsupportedCapability
-from domain.generation import GenerationRequest
+from domain.errors import ModelBusy, UnsupportedCapability
 from domain.model import Model, ModelSpec, Task
 
 
@@ -32,21 +28,3 @@ async def let_go(pool: ModelPool, name: str, task: Task) -> None:
     except ModelBusy:
         # It is in memory, or on its way, since we asked: this only renews its time to stay, to none.
         await pool.load(name, keep_alive=0.0)
-
-
-async def within_context(
-    generate: GenerateText, model_name: str, request: GenerationRequest, num_ctx: int
-) -> GenerationRequest:
-    """`request` with no more new tokens than `num_ctx` tokens of context leave beside its prompt.
-
-    A `num_ctx` above the loaded context means the loaded context: nothing is loaded anew. Raises
-    ContextLengthExceeded if the prompt alone fills it.
-    """
-    prompt_tokens, context_length = await generate.count_tokens(model_name, request.prompt)
-    context_length = min(num_ctx, context_length)
-    room = context_length - prompt_tokens
-    if room <= 0:
-        raise ContextLengthExceeded(prompt_tokens, context_length)
-    wanted = request.sampling.max_tokens
-    limit = room if wanted is None else min(wanted, room)
-    return replace(request, sampling=replace(request.sampling, max_tokens=limit))
