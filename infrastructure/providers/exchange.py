@@ -1,7 +1,7 @@
 """One HTTP exchange with a provider: everything that it sends is a stranger's, bounded and checked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -203,8 +203,7 @@ class EventStream:
 async def _body(response: httpx2.Response, work: Work, seconds: float, limit: int) -> bytes:
     """All of it, no piece later than `seconds` after the one before. Raises BadResponse for more than `limit` bytes."""
     body = bytearray()
-    pieces: AsyncGenerator[bytes, None]
-    async with aclosing(response.aiter_raw()) as pieces:  # type: ignore[type-var]  # it is a generator
+    async with aclosing(response.aiter_raw()) as pieces:
         with suppress(StopAsyncIteration):
             while len(body) <= limit:
                 body += await work.wait(lambda: anext(pieces), seconds)

@@ -115,9 +115,9 @@ def test_a_slip_in_a_table_is_named(table: dict[str, Any], word: str) -> None:
 PROVIDER = ProviderEntry("lab", "https://lab.example/v1")
 
 
-def joined(*external: str, local: tuple[str, ...] = ("tiny:1b",), **aliases: str) -> JoinedRepository:
+def joined(*external: str, **aliases: str) -> JoinedRepository:
     models = [ProvidedModel(name, name, PROVIDER) for name in external]
-    repository = FakeModelRepository(*(text_spec(name) for name in local), aliases=aliases)
+    repository = FakeModelRepository(text_spec("tiny:1b"), aliases=aliases)
     return JoinedRepository(repository, ProvidedModels(models, FakeClock()), aliases)
 
 
