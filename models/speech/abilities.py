@@ -1,6 +1,7 @@
 """What a Whisper checkpoint was trained for, and whether a request asks for more."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,4 +40,16 @@ class Abilities:
         code = request.language
         if code is not None and code not in self.languages:
             raise UnsupportedCapability(f"model '{self.name}' does not know language '{code}'", field="language")
-        return code if code is not None or len(self.languages) > 1 else next(iter(self.languages))
+        self.check_languages(request.languages)
+        return code if code is not None else self.only_language
+
+    @property
+    def only_language(self) -> str | None:
+        """What everything is in, if there is no choice."""
+        return next(iter(self.languages)) if len(self.languages) == 1 else None
+
+    def check_languages(self, languages: Sequence[str]) -> None:
+        """Raise UnsupportedCapability if this model does not know one of `languages`."""
+        for code in languages:
+            if code not in self.languages:
+                raise UnsupportedCapability(f"model '{self.name}' does not know language '{code}'", field="languages")

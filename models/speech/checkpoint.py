@@ -1,26 +1,27 @@
-"""A Whisper checkpoint in memory, as faster-whisper's recogniser wants it."""
+"""A Whisper checkpoint in CTranslate2's layout, in memory."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import ctranslate2
-from faster_whisper import WhisperModel
-from faster_whisper.feature_extractor import FeatureExtractor
-from faster_whisper.utils import get_logger
+import tokenizers
 
+from domain.languages import LANGUAGES
 from models import tokenizer_files
 
 
-class Checkpoint(WhisperModel):  # type: ignore[misc]  # the library has no types
-    """faster-whisper's model with a constructor of its own.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The weights and the vocabulary; both are read-only."""
 
-    The library's parses the vocabulary anew at each load, which holds the interpreter for 50 ms and more, asks a
-    hub for what is missing, and assumes 80 mel bands where the weights may want 128. What it sets is set here;
-    the library is pinned.
-    """
+    model: ctranslate2.models.Whisper
+    tokenizer: tokenizers.Tokenizer
 
-    def __init__(self, directory: Path, *, device: str, device_index: int, compute_type: str, cpu_threads: int) -> None:
-        self.logger = get_logger()
-        self.model = ctranslate2.models.Whisper(
+    @classmethod
+    def load(cls, directory: Path, *, device: str, device_index: int, compute_type: str, cpu_threads: int) -> Self:
+        """Load local files only. Raises RuntimeError, ValueError and what the tokenizers library raises."""
+        model = ctranslate2.models.Whisper(
             str(directory),
             device=device,
             device_index=device_index,
@@ -28,13 +29,10 @@ class Checkpoint(WhisperModel):  # type: ignore[misc]  # the library has no type
             intra_threads=cpu_threads,
             inter_threads=1,
         )
-        self.hf_tokenizer = tokenizer_files.parsed(directory / "tokenizer.json")
-        self.feat_kwargs = {"feature_size": self.model.n_mels}
-        self.feature_extractor = FeatureExtractor(**self.feat_kwargs)
-        self.input_stride = 2
-        self.num_samples_per_token = self.feature_extractor.hop_length * self.input_stride
-        rate = self.feature_extractor.sampling_rate
-        self.frames_per_second = rate // self.feature_extractor.hop_length
-        self.tokens_per_second = rate // self.num_samples_per_token
-        self.time_precision = 0.02
-        self.max_length = 448
+        return cls(model, tokenizer_files.parsed(directory / "tokenizer.json"))
+
+    def languages(self) -> frozenset[str]:
+        """The codes that the vocabulary has tokens for; English alone if the model knows nothing else."""
+        if not self.model.is_multilingual:
+            return frozenset({"en"})
+        return frozenset(code for code in LANGUAGES if self.tokenizer.token_to_id(f"<|{code}|>") is not None)

@@ -15,6 +15,7 @@ import resource
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -34,6 +35,7 @@ HEAD_BYTES = 1 << 16
 WRITE_BYTES = 1 << 18
 UNKNOWN_RIFF_SIZE = 0x7FFF_0000
 """Programs that write WAV into a pipe put zero or a number about here or above for the size they cannot know."""
+TAKES = {b"m": "mix", b"l": "left", b"r": "right", b"s": "split"}
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 
 
@@ -56,16 +58,21 @@ class Limits:
     memory_bytes: int
 
 
+Tell = Callable[..., None]
+
+
 class _Samples:
     """Frames of any rate and layout in, samples on the spool out; counts what came in."""
 
-    def __init__(self, spool: io.RawIOBase, limits: Limits) -> None:
+    def __init__(self, spool: io.RawIOBase, limits: Limits, take: str, tell: Tell) -> None:
         self.seconds = 0.0
         self.written = 0
         self._raw_bytes = 0
         self._spool = spool
         self._unwritten = bytearray()
         self._limits = limits
+        self._take = take
+        self._tell = tell
         self._resampler: AudioResampler | None = None
         self._source: tuple[str, str, int] | None = None
 
@@ -80,7 +87,8 @@ class _Samples:
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         if source != self._source:
             self.finish()
-            self._resampler, self._source = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE), source
+            layout = "mono" if self._take == "mix" or (channels == 1 and self._take != "split") else "stereo"
+            self._resampler, self._source = AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE), source
         assert self._resampler is not None
         frame.pts = None
         self._write(self._resampler.resample(frame))
@@ -94,8 +102,12 @@ class _Samples:
 
     def _write(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
+            channels = frame.layout.nb_channels
             # A plane may be longer than its samples.
-            self._unwritten += memoryview(frame.planes[0])[: frame.samples * 2]
+            samples = memoryview(frame.planes[0])[: frame.samples * 2 * channels].cast("B").cast("h")
+            if channels == 2 and self._take != "split":
+                samples = samples[self._take == "right" :: 2]
+            self._unwritten += samples.tobytes()
             self.written += frame.samples
         if len(self._unwritten) >= WRITE_BYTES:
             self._drain()
@@ -108,11 +120,16 @@ class _Samples:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Refused("no_space", "there is not enough free disk space to decode the audio") from None
             raise
+        self._tell(self.written)
 
 
-def decode(audio: BinaryIO, spool: io.RawIOBase, limits: Limits) -> dict[str, Any]:
-    """Write the first sound track of `audio` to `spool` as 16 kHz mono 16-bit samples.
+def decode(
+    audio: BinaryIO, spool: io.RawIOBase, limits: Limits, take: str = "mix", tell: Tell | None = None
+) -> dict[str, Any]:
+    """Write the first sound track of `audio` to `spool` as 16 kHz 16-bit samples, of one channel.
 
+    `take` is `mix`, `left`, `right`, or `split` for two channels, sample by sample. `tell` hears how many samples
+    (of a channel) are on the spool and how many seconds the header promises, if it does. The answer is
     `{"samples": their number, "caveats": codes}`. Raises Refused. Other files and addresses that the audio may
     name are not opened: the whitelists forbid it to FFmpeg.
     """
@@ -136,7 +153,9 @@ def decode(audio: BinaryIO, spool: io.RawIOBase, limits: Limits) -> dict[str, An
         promised = _promised_seconds(container, stream, head)
         if promised is not None and promised > limits.max_seconds:
             raise _too_long(limits)
-        samples = _Samples(spool, limits)
+        if take == "split" and stream.codec_context.layout.nb_channels == 1:
+            raise Refused("one_channel", "the audio has one channel: there is nothing to split")
+        samples = _Samples(spool, limits, take, lambda written: None if tell is None else tell(written, promised))
         damage = _decode_packets(container, stream, samples)
     if samples.written < MIN_SECONDS * SAMPLE_RATE:
         raise _not_audio() if damage.packets else Refused("empty_audio", "the upload holds no sound")
@@ -254,7 +273,7 @@ def _lock_down(limits: Limits) -> None:
         libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
-    largest = math.ceil((limits.max_seconds + 60) * SAMPLE_RATE * 2)
+    largest = math.ceil((limits.max_seconds + 60) * SAMPLE_RATE * 4)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     # Exactly the two files of a request fit: any further open, and any socket, fails in the kernel.
     first_free = os.dup(0)
@@ -276,23 +295,31 @@ def _rehearse(limits: Limits) -> None:
         raise AssertionError("text was taken for audio")
 
 
-def _receive(channel: socket.socket) -> tuple[BinaryIO, io.FileIO] | None:
-    """The audio and the spool of the next request, open; None when the parent has gone."""
+def _receive(channel: socket.socket) -> tuple[str, BinaryIO, io.FileIO] | None:
+    """What to take of the next request's audio, that audio and its spool, open; None when the parent has gone."""
     message, files, _flags, _address = socket.recv_fds(channel, 1, 2)
     if not message:
         return None
-    return os.fdopen(files[0], "rb"), io.FileIO(files[1], "wb")
+    return TAKES[message], os.fdopen(files[0], "rb"), io.FileIO(files[1], "wb")
 
 
-def _answer(audio: BinaryIO, spool: io.RawIOBase, limits: Limits) -> dict[str, Any]:
+def _answer(channel: socket.socket, take: str, audio: BinaryIO, spool: io.RawIOBase, limits: Limits) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = math.ceil(usage.ru_utime + usage.ru_stime)
     _soft, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (spent + limits.cpu_seconds, most))
+
+    def tell(written: int, promised: float | None) -> None:
+        _send(channel, {"written": written, "promised": promised})
+
     try:
-        return decode(audio, spool, limits)
+        return decode(audio, spool, limits, take, tell)
     except Refused as refusal:
         return {"code": refusal.code, "message": str(refusal)}
+
+
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def main() -> None:
@@ -303,10 +330,10 @@ def main() -> None:
     _lock_down(limits)
     channel.sendall(b"{}\n")
     while (files := _receive(channel)) is not None:
-        audio, spool = files
+        take, audio, spool = files
         with audio, spool:
-            answer = _answer(audio, spool, limits)
-        channel.sendall(json.dumps(answer).encode() + b"\n")
+            answer = _answer(channel, take, audio, spool, limits)
+        _send(channel, answer)
 
 
 if __name__ == "__main__":

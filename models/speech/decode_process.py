@@ -5,6 +5,8 @@ import json
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,21 @@ class Decoded:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """How many samples are on the spool, and how many seconds the header promises, if it does."""
+
+    samples: int
+    promised: float | None
+
+
 class DecodeProcess:
     """One warm child process without network, environment or terminal. One caller at a time; `kill` from any thread."""
 
     def __init__(self, limits: Limits) -> None:
         """Start it and wait until it is ready. Raises EngineUnavailable if it cannot start."""
         self.files = 0
+        self._received = b""
         self._channel, theirs = socket.socketpair()
         try:
             with theirs:
@@ -59,17 +70,23 @@ class DecodeProcess:
             self.close()
             raise EngineUnavailable(CANNOT_START) from None
 
-    def decode(self, audio: int, spool: int, timeout: float) -> Decoded:
+    def decode(
+        self, audio: int, spool: int, timeout: float, take: bytes = b"m", tell: Callable[[Grown], None] | None = None
+    ) -> Decoded:
         """Decode the open file `audio` onto the open file `spool` (descriptors).
 
-        Raises TimeoutError after `timeout` seconds and ProcessDied; the process is of no use after either.
+        `take` is a key of TAKES; `tell` hears of every piece that is on the spool. Raises TimeoutError after
+        `timeout` seconds, ProcessDied and what `tell` raises; the process is of no use after any of them.
         """
         self.files += 1
+        give_up_at = time.monotonic() + timeout
         try:
-            socket.send_fds(self._channel, [b"\n"], [audio, spool])
+            socket.send_fds(self._channel, [take], [audio, spool])
         except OSError:
             raise ProcessDied from None
-        answer = self._answer(timeout)
+        while "written" in (answer := self._answer(give_up_at - time.monotonic())):
+            if tell is not None:
+                tell(Grown(int(answer["written"]), answer.get("promised")))
         return Decoded(
             int(answer.get("samples", 0)),
             tuple(answer.get("caveats", ())),
@@ -92,17 +109,21 @@ class DecodeProcess:
         self._channel.close()
 
     def _answer(self, timeout: float) -> dict[str, Any]:
-        self._channel.settimeout(timeout)
-        received = b""
+        if timeout <= 0:
+            raise TimeoutError
+        give_up_at = time.monotonic() + timeout
         with contextlib.suppress(ConnectionResetError):
-            while not received.endswith(b"\n") and len(received) < MAX_ANSWER_BYTES:
+            while b"\n" not in self._received and len(self._received) < MAX_ANSWER_BYTES:
+                self._channel.settimeout(max(0.001, give_up_at - time.monotonic()))
                 piece = self._channel.recv(MAX_ANSWER_BYTES)
                 if not piece:
                     break
-                received += piece
-        if not received.endswith(b"\n"):
+                self._received += piece
+        line, end, rest = self._received.partition(b"\n")
+        if not end:
             raise ProcessDied
-        answer = json.loads(received)
+        self._received = rest
+        answer = json.loads(line)
         if not isinstance(answer, dict):
             raise ProcessDied
         return answer

@@ -7,15 +7,16 @@ samples come back through a temporary file that has no name either, so nothing i
 import asyncio
 import math
 import os
+import shutil
 import stat
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO, cast
 
 from domain.errors import (
     AudioRefused,
@@ -25,12 +26,14 @@ from domain.errors import (
     EngineUnavailable,
     IngleError,
     InsufficientStorage,
+    InvalidRequest,
     NoAudioTrack,
     RequestCancelled,
 )
-from domain.transcription import Caveat
-from models.speech.decode_child import SAMPLE_RATE, Limits
-from models.speech.decode_process import Decoded, DecodeProcess, ProcessDied
+from domain.transcription import Caveat, Channel
+from models.speech.decode_child import Limits
+from models.speech.decode_process import Decoded, DecodeProcess, Grown, ProcessDied
+from models.speech.recording import Recording
 
 AUDIO_FORMATS = "wav,mp3,flac,ogg,mov,matroska,aac,aiff,amr,caf,mpegts"
 
@@ -51,7 +54,8 @@ class DecodeLimits:
     """What one upload may cost.
 
     `formats` are FFmpeg's names of demuxers; `max_raw_bytes` counts samples as the file holds them;
-    `timeout_seconds` is wall time; `memory_bytes` is the address space of a decode process.
+    `timeout_seconds` is wall time; `memory_bytes` is the address space of a decode process; `min_free_bytes` stay
+    free on the disk that takes the samples.
     """
 
     formats: str = AUDIO_FORMATS
@@ -60,19 +64,7 @@ class DecodeLimits:
     timeout_seconds: float = 120.0
     memory_bytes: int = 1 << 30
     files_per_process: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Decoded audio: 16-bit mono samples at 16 kHz, on disk until the last reference goes."""
-
-    samples: npt.NDArray[np.int16]
-    caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """How long it lasts."""
-        return len(self.samples) / SAMPLE_RATE
+    min_free_bytes: int = 0
 
 
 class AudioDecoder:
@@ -93,26 +85,34 @@ class AudioDecoder:
         self._lock = threading.Lock()
         self._closed = False
 
-    async def decode(self, audio: Path) -> Recording:
-        """Read the first sound track of the file `audio`. Cancelling ends the work at once.
+    def open(self, audio: Path, channel: Channel = Channel.MIX) -> Recording:
+        """Begin to read the first sound track of the file `audio`; the caller closes what it gets.
 
-        Raises AudioRefused, EmptyAudio, NoAudioTrack, AudioTooLong, DecodeTimeout, InsufficientStorage (no room
-        for the samples), EngineUnavailable (no decode process can be started, or the decoder is closed).
+        Waiting for the recording raises AudioRefused, EmptyAudio, NoAudioTrack, AudioTooLong, DecodeTimeout,
+        InsufficientStorage (no room for the samples), InvalidRequest (one channel cannot be split) and
+        EngineUnavailable (no decode process can be started, or the decoder is closed), the last one at once.
         """
         if self._closed:
             raise EngineUnavailable("the audio decoder is closed")
         job = _Job()
+        spool = tempfile.TemporaryFile(dir=self._spool_dir, prefix="ingle-samples-")  # noqa: SIM115 -- the thread closes it
+        recording = Recording(cast(BinaryIO, spool), 2 if channel is Channel.SPLIT else 1, job.cancel)
         self._jobs.add(job)
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, audio, job)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._decode, audio, channel, job, spool, weakref.ref(recording)
+        )
+        work.add_done_callback(lambda _done: self._jobs.discard(job))
+        return recording
+
+    async def decode(self, audio: Path, channel: Channel = Channel.MIX) -> Recording:
+        """The whole recording; see `open` for what it raises. Cancelling ends the work at once."""
+        recording = self.open(audio, channel)
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            job.cancel()
-            # The thread's own end, with nobody to hear of it.
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await recording.wait_for_all()
+        except BaseException:
+            recording.close()
             raise
-        finally:
-            self._jobs.discard(job)
+        return recording
 
     def close(self) -> None:
         """End the processes; whoever still waits for one gets RequestCancelled."""
@@ -124,26 +124,56 @@ class AudioDecoder:
             while self._idle:
                 self._idle.pop().close()
 
-    def _decode(self, audio: Path, job: "_Job") -> Recording:
+    def _decode(
+        self, audio: Path, channel: Channel, job: "_Job", spool: BinaryIO, heard: "weakref.ref[Recording]"
+    ) -> None:
+        """Runs on a decoding thread and tells the recording, as long as somebody has it, how it goes."""
+
+        def grew(grown: Grown) -> None:
+            self._check_disk()
+            recording = heard()
+            if recording is not None:
+                recording.grew(grown)
+
+        try:
+            with spool:
+                decoded = self._decode_file(audio, channel, job, spool.fileno(), grew)
+        except Exception as error:
+            if (recording := heard()) is not None:
+                recording.failed(error)
+            return
+        if (recording := heard()) is not None:
+            recording.ended(decoded.samples, tuple(Caveat(code, _CAVEATS[code]) for code in decoded.caveats))
+
+    def _decode_file(
+        self, audio: Path, channel: Channel, job: "_Job", spool: int, grew: Callable[[Grown], None]
+    ) -> Decoded:
         source = _open_upload(audio)
         try:
-            with tempfile.TemporaryFile(dir=self._spool_dir, prefix="ingle-samples-") as spool:
-                decoded = self._run(source, spool.fileno(), job)
-                if decoded.code is not None:
-                    raise _REFUSALS.get(decoded.code, AudioRefused)(decoded.message)
-                # The mapping keeps the file's blocks after it is closed.
-                samples = np.memmap(spool, dtype=np.int16, mode="r", shape=(decoded.samples,))
+            self._check_disk()
+            decoded = self._run(source, spool, job, channel, grew)
         finally:
             os.close(source)
-        return Recording(samples, tuple(Caveat(code, _CAVEATS[code]) for code in decoded.caveats))
+        if decoded.code == "one_channel":
+            raise InvalidRequest(decoded.message, field="channel")
+        if decoded.code is not None:
+            raise _REFUSALS.get(decoded.code, AudioRefused)(decoded.message)
+        return decoded
 
-    def _run(self, source: int, spool: int, job: "_Job") -> Decoded:
+    def _check_disk(self) -> None:
+        if self._limits.min_free_bytes and (
+            shutil.disk_usage(self._spool_dir or tempfile.gettempdir()).free < self._limits.min_free_bytes
+        ):
+            raise InsufficientStorage("there is not enough free disk space to decode the audio")
+
+    def _run(self, source: int, spool: int, job: "_Job", channel: Channel, grew: Callable[[Grown], None]) -> Decoded:
         job.check()
         process = self._take()
         usable = False
         try:
             job.start(process)
-            decoded = process.decode(source, spool, self._limits.timeout_seconds)
+            take = channel.value[:1].encode()
+            decoded = process.decode(source, spool, self._limits.timeout_seconds, take, grew)
             usable = process.files < self._limits.files_per_process
             return decoded
         except TimeoutError:

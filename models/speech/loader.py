@@ -22,7 +22,8 @@ from models.speech.abilities import Abilities
 from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
-from models.speech.recognizer import Recognizer
+from models.speech.options import EngineOptions
+from models.speech.whisper import WhisperEars
 
 CPU_LADDER = ("int8", "int16", "float32")
 CUDA_LADDER = ("float16", "int8_float16", "int8_float32", "float32")
@@ -38,7 +39,7 @@ def load_whisper(
     compute_type: str,
     cpu_threads: int,
     on_progress: OnLoadProgress,
-    max_waiting: int = 512,
+    options: EngineOptions | None = None,
 ) -> WhisperEngine:
     """Load the checkpoint in `directory` on `device` (`cpu` or `cuda:N`). Blocks; no event loop is needed.
 
@@ -69,13 +70,13 @@ def load_whisper(
     )
     return WhisperEngine(
         info,
-        Recognizer(model),
-        Abilities.of(spec, frozenset(model.supported_languages)),
+        WhisperEars(model),
+        Abilities.of(spec, model.languages()),
         decoder,
         thread,
         compute_type=used,
         caveats=_caveats(compute_type, used),
-        max_waiting=max_waiting,
+        options=(options or EngineOptions()).on(device, free_bytes=_bytes_free(device)),
     )
 
 
@@ -125,7 +126,7 @@ def _load(name: str, directory: Path, device: str, compute_type: str, cpu_thread
     reason = "no compute type fits the device"
     for rung in ladder(kind, compute_type, _supported(name, kind, int(index or 0))):
         try:
-            return Checkpoint(
+            return Checkpoint.load(
                 directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
             )
         except MemoryError:
@@ -184,6 +185,11 @@ def _precision(compute_type: str) -> tuple[str, str]:
     """(dtype, quantization) of a compute type, in the words of `domain.model.LoadOptions`."""
     first, _, second = compute_type.partition("_")
     return (second or "float32", first) if first.startswith("int") else (first, "none")
+
+
+def _bytes_free(device: str) -> int:
+    usage = memory.usage()
+    return usage.available if device == "cpu" else usage.gpus[int(device.partition(":")[2])].free
 
 
 def _bytes_held(device: str) -> int:

@@ -13,7 +13,8 @@ import pytest
 
 from domain.errors import AudioRefused, AudioTooLong, DecodeTimeout, EmptyAudio, NoAudioTrack, RequestCancelled
 from models.speech.decode_process import SCRIPT
-from models.speech.decoder import AudioDecoder, DecodeLimits, Recording
+from models.speech.decoder import AudioDecoder, DecodeLimits
+from models.speech.recording import Recording
 from tests.models.sound import loudest_hertz, mangled, sound_file, tone, wav
 
 Upload = Callable[[bytes], Awaitable[Recording]]

@@ -1,7 +1,6 @@
 """Real speech through the real whisper:base."""
 
 import asyncio
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,18 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jiwer
-import numpy as np
 import psutil
 import pytest
+import srt  # type: ignore[import-untyped]
 
+from domain.cue_options import CueOptions
 from domain.errors import ModelLoadFailed, UnsupportedCapability
-from domain.transcription import Progress, Segment, SpeechTask, Transcript, TranscriptionRequest
+from domain.listening import DecodingOptions, VadOptions
+from domain.subtitles import SubtitleFormat, render
+from domain.transcription import (
+    DetectionRequest,
+    Progress,
+    Segment,
+    SpeechTask,
+    Transcript,
+    TranscriptionRequest,
+)
 from models import memory
-from models.speech.decoder import AudioDecoder, Recording
+from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.loader import load_whisper
-from models.speech.recognizer import Recognizer
+from models.speech.whisper import WhisperEars
 from tests.models.sound import sound_file, tone
+from tests.models.spoken import CLIPS, joined, plain
 
 if TYPE_CHECKING:
     from models.installed import InstalledModel
@@ -31,21 +41,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.weights("whisper:base")
 
-JFK = "And so, my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
-AUSTEN = {
-    "0870": "and mister john dashwood had then leisure to consider how much there might be prudently in his power "
-    "to do for them",
-    "0880": "he was not an ill disposed young man",
-    "0890": "unless to be rather cold hearted and rather selfish is to be ill disposed",
-    "0920": "had he married a more amiable woman he might have been made still more respectable than he was",
-    "0930": "he might even have been made amiable himself",
-}
-
-
-def plain(text: str) -> str:
-    """As error rates are counted: lower case, no hyphens, no punctuation, `mr` is `mister`."""
-    words = re.sub(r"[^\w\s]", "", text.lower().replace("-", " ")).split()
-    return " ".join("mister" if word == "mr" else word for word in words)
+JFK = CLIPS["jfk.wav"]
+AUSTEN = {number: CLIPS[name] for name in CLIPS for number in [name.partition("64kb-")[2][:4]] if number}
 
 
 def clip(folder: Path, number: str) -> Path:
@@ -151,28 +148,54 @@ async def test_where_nobody_speaks_the_answer_is_empty(engine: WhisperEngine, tm
     assert transcript.duration == pytest.approx(3.0, abs=0.01)
 
 
-async def test_a_long_recording_in_blocks_keeps_its_text_and_its_times(
-    engine: WhisperEngine, decoder: AudioDecoder, audio_dir: Path
+async def test_a_long_recording_becomes_cues_that_can_be_read_and_begin_where_it_is_said(
+    engine: WhisperEngine, audio_dir: Path, tmp_path: Path
 ) -> None:
-    numbers = ["0880", "0890", "0930"]
-    clips = [*(clip(audio_dir, number) for number in numbers), audio_dir / "jfk.wav"]
-    pause = np.zeros(24_000, np.int16)
-    pieces = [(await decoder.decode(path)).samples for path in clips]
-    joined = np.concatenate([np.concatenate([piece, pause]) for piece in pieces])
-    recognizer = Recognizer(engine._recognizer._model, block_seconds=16.0)
+    long = joined(audio_dir, 60.0)
+    audio = long.flac(tmp_path / "long.flac")
+    request = TranscriptionRequest(cues=CueOptions())
+    async with aclosing(engine.transcribe(audio, request)) as events:
+        found = [event async for event in events]
+    transcript = found[-1]
+    assert isinstance(transcript, Transcript)
+    assert jiwer.wer(long.text, plain(transcript.text)) <= 0.03
+    assert transcript.duration_after_vad < transcript.duration - 5
+    assert engine.queue.last_batch_rows >= 1
+    cues = list(srt.parse(render(transcript, SubtitleFormat.SRT)))
+    starts = [cue.start.total_seconds() for cue in cues]
+    for cue in cues:
+        assert (cue.end - cue.start).total_seconds() <= 7.0
+        assert all(len(line) <= 42 for line in cue.content.split("\n"))
+        assert cue.content.count("\n") <= 1
+    assert all(before.end <= after.start for before, after in pairwise(cues))
+    for offset in long.offsets:
+        assert min(abs(start - offset) for start in starts) < 1.0, offset
+    processed = [event.processed for event in found if isinstance(event, Progress)]
+    assert processed == sorted(processed)
+    assert processed[-1] == pytest.approx(transcript.duration)
 
-    def listen() -> Transcript:
-        events = list(recognizer.listen(Recording(joined), TranscriptionRequest(), None))
-        assert isinstance(events[-1], Transcript)
-        return events[-1]
 
-    transcript = await engine._thread.submit(listen)
-    reference = plain(" ".join([*(AUSTEN[number] for number in numbers), JFK]))
-    assert jiwer.wer(reference, plain(transcript.text)) <= 0.1
-    assert transcript.language == "en"
-    assert all(before.start <= after.start for before, after in pairwise(transcript.segments))
-    kennedy = next(segment for segment in transcript.segments if "fellow" in segment.text)
-    assert kennedy.start == pytest.approx((len(joined) - len(pieces[-1]) - len(pause)) / 16_000, abs=1.0)
+async def test_the_language_is_told_by_one_encoding(engine: WhisperEngine, audio_dir: Path) -> None:
+    heard = await engine.detect_language(audio_dir / "jfk.wav", DetectionRequest())
+    assert heard.candidates[0][0] == "en"
+    assert heard.candidates[0][1] > 0.8
+    assert (len(heard.candidates), heard.windows) == (5, 1)
+
+
+async def test_every_way_of_asking_is_understood_by_the_model(engine: WhisperEngine, audio_dir: Path) -> None:
+    rare = TranscriptionRequest(
+        languages=("en", "de"),
+        decoding=DecodingOptions(2, 2, 1.5, 0.9, 1.1, 4, temperature=(0.0, 0.4)),
+        condition_on_previous_text=True,
+        timestamps=False,
+        clips=((0.0, 2.9),),
+        vad=VadOptions(enabled=False),
+    )
+    transcript = await transcribe(engine, clip(audio_dir, "0880"), rare)
+    assert jiwer.wer(AUSTEN["0880"], plain(transcript.text)) <= 0.3
+    warm = TranscriptionRequest(language="en", decoding=DecodingOptions(temperature=0.2, best_of=2))
+    transcript = await transcribe(engine, clip(audio_dir, "0930"), warm)
+    assert transcript.segments[0].temperature == 0.2
 
 
 # -- what is asked ------------------------------------------------------------------------------------
@@ -202,23 +225,17 @@ async def test_english_is_translated_into_english(engine: WhisperEngine, audio_d
     assert jiwer.wer(AUSTEN["0890"], plain(transcript.text)) <= 0.2
 
 
-async def test_two_at_once_get_the_text_that_each_gets_alone(engine: WhisperEngine, audio_dir: Path) -> None:
+async def test_many_at_once_get_the_text_that_each_gets_alone(engine: WhisperEngine, audio_dir: Path) -> None:
     requests = [
         (clip(audio_dir, "0930"), TranscriptionRequest(language="en")),
+        (clip(audio_dir, "0870"), TranscriptionRequest()),
+        (clip(audio_dir, "0920"), TranscriptionRequest(language="en", task=SpeechTask.TRANSLATE)),
+        (audio_dir / "jfk.wav", TranscriptionRequest(timestamps=False)),
         (clip(audio_dir, "0890"), TranscriptionRequest(language="en", prompt="Selfish.", word_timestamps=True)),
     ]
     alone = [await transcribe(engine, audio, request) for audio, request in requests]
     together = await asyncio.gather(*(transcribe(engine, audio, request) for audio, request in requests))
     assert [one.segments for one in together] == [one.segments for one in alone]
-    assert engine.waiting == 0
-
-
-async def test_leaving_in_the_middle_leaves_the_engine_free(engine: WhisperEngine, audio_dir: Path) -> None:
-    events = engine.transcribe(clip(audio_dir, "0880"), TranscriptionRequest(language="en"))
-    assert isinstance(await anext(events), Progress)
-    assert isinstance(await anext(events), Segment)
-    await events.aclose()
-    assert await asyncio.wait_for(engine._thread.submit(lambda: "free"), 1.0) == "free"
     assert engine.waiting == 0
 
 
@@ -257,7 +274,9 @@ async def test_closing_gives_the_memory_back(
     other = await asyncio.to_thread(load, installed, decoder, "float32")
     await transcribe(other, clip(audio_dir, "0880"), request)
     held = process.memory_info().rss - before
-    weights = other._recognizer._model.model
+    ears = other._listener.ears
+    assert isinstance(ears, WhisperEars)
+    weights = ears._model
     await asyncio.to_thread(other.close)
     assert not weights.model_is_loaded
     left = process.memory_info().rss - before
