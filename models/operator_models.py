@@ -15,27 +15,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from domain.errors import InvalidRequest
-from domain.generation import SamplingParams
 from domain.keep_alive import parse_keep_alive
-from domain.model import MAX_CONTEXT_LENGTH, LoadOptions, ModelSpec, Residence, is_valid_name
-from domain.preset import ParameterValue, Preset
+from domain.model import LoadOptions, ModelSpec, Residence, is_valid_name
+from domain.preset import Preset
 from models.catalog import Catalog, CatalogEntry, hub_entry, pinned
+from models.preset_parameters import checked_parameters
 
 _MAX_BYTES = 1 << 20
-# Ollama's names for what the domain calls otherwise; the others are called the same.
-_SAMPLING = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
-_FLOATS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
 _KEYS = (
     *("name", "source", "revision", "path", "title", "aliases"),
     *("device", "dtype", "quantization", "context_length", "num_parallel"),
@@ -43,7 +32,6 @@ _KEYS = (
     *("system", "template", "parameters"),
 )
 _T = TypeVar("_T")
-_INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx", "num_keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,33 +178,11 @@ class _Table:
         table = self._table.get("parameters", {})
         if not isinstance(table, dict):
             raise self._wrong("parameters", "must be a table")
-        parameters = tuple(sorted((name, self._parameter(name, value)) for name, value in table.items()))
-        sampling = {_SAMPLING.get(name, name): value for name, value in parameters if name not in _NOT_SAMPLING}
-        for unlimited in ("max_tokens", "seed"):
-            if sampling.get(unlimited) in (-1, -2):
-                del sampling[unlimited]
         try:
-            SamplingParams(**cast(dict[str, Any], sampling))
+            parameters = checked_parameters(table)
         except InvalidRequest as error:
             raise self._wrong("parameters", error) from None
         return Preset(system=system, parameters=parameters, template=self._text("template"))
-
-    def _parameter(self, name: str, value: object) -> ParameterValue:
-        key = f"parameters.{name}"
-        if name == "stop":
-            texts = [value] if isinstance(value, str) else value
-            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise self._wrong(key, "must be a list of texts")
-            return tuple(texts)
-        if name in _FLOATS and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if name in _INTEGERS and isinstance(value, int) and not isinstance(value, bool):
-            if name == "num_ctx" and not 0 <= value <= MAX_CONTEXT_LENGTH:
-                raise self._wrong(key, f"must be between 0 and {MAX_CONTEXT_LENGTH}")
-            return value
-        if name in (*_FLOATS, *_INTEGERS):
-            raise self._wrong(key, "must be a number" if name in _FLOATS else "must be a whole number")
-        raise self._wrong(key, f"is not known; known are {', '.join(sorted((*_FLOATS, *_INTEGERS, 'stop')))}")
 
     def _text(self, key: str) -> str:
         return self._typed(key, str, "", "a text")
@@ -245,9 +211,6 @@ class _Table:
 
     def _wrong(self, key: str, reason: object) -> ValueError:
         return ValueError(f"model '{self._table['name']}', {key}: {reason}")
-
-
-_NOT_SAMPLING = frozenset({"num_ctx", "num_keep"})
 
 
 def _tables(document: Mapping[str, Any], kind: str) -> Sequence[Mapping[str, Any]]:

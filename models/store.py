@@ -100,19 +100,27 @@ class ModelStore:
         name: str,
         on_progress: Callable[[PullProgress], None],
         cancelled: threading.Event | None = None,
+        *,
+        afresh: bool = False,
     ) -> InstalledModel:
         """Install `name`, or repair it, from the first mirror that can; the same pull is shared by all callers.
 
         `on_progress` is called in this thread, at most ten times a second for each file. Setting `cancelled`
         ends this call within a second; the work goes on while others wait for it, and what was downloaded is
-        kept. Raises ModelNotFound, InvalidRequest, DownloadFailed, InsufficientStorage, RequestCancelled.
+        kept. A file that was found intact before is believed to be so while its size and times do not change;
+        `afresh` hashes all of them again. Raises ModelNotFound, InvalidRequest, DownloadFailed,
+        InsufficientStorage, RequestCancelled.
         """
         present = self._inventory.get(name)
         if present is not None and present.made_from is not None:
+            if afresh:
+                self._verifier.forget(present.digest)
             return self._repair(present, present.made_from, on_progress, cancelled)
         if present is None or not present.is_placed:
             entry = self._inventory.entry(name)
             present = self._inventory.get(entry.spec.id)
+            if present is not None and afresh:
+                self._verifier.forget(present.digest)
         if present is not None and (present.is_placed or not self._verifier.damaged(present)):
             on_progress(PullProgress(PullStage.DONE))
             return present

@@ -1,24 +1,31 @@
 """`ingle models`: what is installed, what can be, and getting from one to the other."""
 
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
 import click
 from rich.filesize import decimal
 from rich.table import Table
 
 from domain.errors import ModelNotFound
+from domain.library import NewModel
 from domain.model import ModelSpec
+from domain.preset import Preset
 from ingle.cli import Invocation
 from ingle.commands.terminal import messages, output
 
 
 @click.group("models")
 def command() -> None:
-    """List, pull and remove models.
+    """List, pull, copy, make and remove models.
 
     \b
     Examples:
       ingle models list --all
       ingle models pull qwen2.5-coder:0.5b whisper:base
       ingle models show whisper:base
+      ingle models cp whisper:base telephony
+      ingle models create pirate --from qwen2.5-coder:0.5b --system "You are a pirate." --parameter temperature=1.2
       ingle models rm smollm2:135m
     """
 
@@ -86,18 +93,25 @@ def show(invocation: Invocation, name: str) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True)
+@click.option("--verify", is_flag=True, help="Hash every file that is here already; fetch those that are damaged.")
 @click.pass_obj
-def pull(invocation: Invocation, names: tuple[str, ...]) -> None:
+def pull(invocation: Invocation, names: tuple[str, ...], verify: bool) -> None:
     """Fetch models, verify them, and make them ready to load.
 
     A pull that was interrupted goes on where it stopped.
+
+    \b
+    Examples:
+      ingle pull qwen2.5-coder:0.5b whisper:base
+      ingle pull hf.co/Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF:q8_0
+      ingle pull --verify whisper:base
     """
     from ingle.commands.pulling import pull_with_progress
     from ingle.model_store import open_store
 
     store = open_store(invocation.settings())
     for name in names:
-        model = pull_with_progress(store, name)
+        model = pull_with_progress(store, name, afresh=verify)
         messages().print(f"{model.spec.id} is installed ({_size(model.spec)})")
 
 
@@ -111,4 +125,78 @@ def rm(invocation: Invocation, names: tuple[str, ...]) -> None:
     store = open_store(invocation.settings())
     for name in names:
         removed = store.remove(name)
-        messages().print(f"{removed.spec.id} is removed ({_size(removed.spec)} freed)")
+        is_shared = any(model.digest == removed.digest for model in store.installed())
+        freed = "its files stay, another name uses them" if is_shared else f"{_size(removed.spec)} freed"
+        messages().print(f"{removed.spec.id} is removed ({freed})")
+
+
+@command.command()
+@click.argument("source")
+@click.argument("destination")
+@click.pass_obj
+def cp(invocation: Invocation, source: str, destination: str) -> None:
+    """Give a model a second name; the files are shared."""
+    from ingle.model_store import open_store
+
+    copied = open_store(invocation.settings()).copy(source, destination)
+    messages().print(f"{copied.spec.id} is another name of {copied.made_from}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--from", "base", required=True, metavar="MODEL", help="The model whose weights it shares.")
+@click.option("--system", help="Its system text.")
+@click.option("--template", type=click.File(), help="A file with its chat template in Jinja.")
+@click.option("--licence", type=click.File(), help="A file with its licence.")
+@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A default; stop may be repeated.")
+@click.pass_obj
+def create(
+    invocation: Invocation,
+    name: str,
+    base: str,
+    system: str | None,
+    template: TextIO | None,
+    licence: TextIO | None,
+    parameters: tuple[str, ...],
+) -> None:
+    """Make a model with a system text and parameters of its own out of another.
+
+    \b
+    Example:
+      ingle models create brief --from qwen2.5-coder:0.5b --system "Answer in one line." --parameter num_predict=64
+    """
+    from ingle.model_store import open_store
+    from models.preset_parameters import checked_parameters
+
+    preset = Preset(
+        system=system,
+        parameters=checked_parameters(_parameters(parameters)),
+        template=template.read() if template else "",
+    )
+    wish = NewModel(name, base, preset, licence.read() if licence else "")
+    made = open_store(invocation.settings()).create(wish)
+    messages().print(f"{made.spec.id} is made from {made.spec.preset.parent}")
+
+
+def _parameters(given: Sequence[str]) -> Mapping[str, object]:
+    """`name=value` pairs; numbers become numbers, and what is given for `stop` a list."""
+    table: dict[str, object] = {}
+    stops: list[str] = []
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"'{pair}' is not NAME=VALUE")
+        if name == "stop":
+            stops.append(value)
+        else:
+            table[name] = _number(value)
+    return {**table, "stop": stops} if stops else table
+
+
+def _number(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -11,10 +11,11 @@ from models.installed import InstalledModel
 from models.store import ModelStore
 
 
-def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
-    """Pull `name` and show how far it is. Interrupted, it stops cleanly: the next pull goes on from there.
+def pull_with_progress(store: ModelStore, name: str, *, afresh: bool = False) -> InstalledModel:
+    """Pull `name` and show how far it is; `afresh` hashes again what is here already.
 
-    Raises what ModelStore.pull raises, and KeyboardInterrupt.
+    Interrupted, it stops cleanly: the next pull goes on from there. Raises what ModelStore.pull raises, and
+    KeyboardInterrupt.
     """
     cancelled = threading.Event()
     console = messages()
@@ -30,7 +31,7 @@ def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
                     console.print(f"pulling {name}: {progress.file} ({decimal(progress.total)})")
             bars.update(tasks[progress.file], completed=progress.completed, total=progress.total or None)
 
-        work = thread.submit(store.pull, name, show, cancelled)
+        work = thread.submit(store.pull, name, show, cancelled, afresh=afresh)
         try:
             return work.result()
         except KeyboardInterrupt:

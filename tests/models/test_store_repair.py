@@ -10,6 +10,7 @@ from models.catalog import Artefact, Catalog, CatalogEntry, CatalogFile, HubMirr
 from tests.fakes.registry import Registry
 from tests.models.pulling import (
     BOXED,
+    GGUF,
     CONFIG,
     HUB_ONLY,
     HUB_WEIGHTS,
@@ -87,3 +88,16 @@ def test_a_damaged_model_that_the_catalogue_no_longer_has_says_what_to_do(
     store = open_store(tmp_path, registry, Catalog((CatalogEntry(spec(BOXED), (), (moved,)),)))
     with pytest.raises(DownloadFailed, match="remove it with `ingle models rm boxed:1` and pull it again"):
         store.pull(BOXED, unheard)
+
+
+def test_a_pull_afresh_finds_damage_that_size_and_times_hide(
+    tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    store = open_store(tmp_path, registry, catalog)
+    path = store.pull(BOXED, unheard).files[0].path
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"damaged")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.pull(BOXED, unheard).files[0].path.read_bytes() != GGUF, "nobody looked"
+    assert store.pull(BOXED, unheard, afresh=True).files[0].path.read_bytes() == GGUF

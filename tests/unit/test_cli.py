@@ -14,7 +14,7 @@ from ingle.cli import COMMANDS
 from ingle.commands.pulling import pull_with_progress
 from ingle.settings_docs import render
 from tests.fakes.registry import Fault, Hold, serving
-from tests.models.pulling import BOXED, open_store, publish
+from tests.models.pulling import BOXED, open_store, publish, unheard
 from tests.unit.command_line import run
 
 pytestmark = pytest.mark.usefixtures("restored_logging", "bare_environment")
@@ -142,6 +142,45 @@ def test_a_pull_tells_what_it_fetches_where_there_is_no_terminal(tmp_path: Path,
         model = pull_with_progress(open_store(tmp_path / "models", registry, publish(registry)), BOXED)
     assert model.spec.id == BOXED
     assert capsys.readouterr().err == f"pulling {BOXED}: boxed.gguf (600.0 kB)\n"
+
+
+def test_models_are_copied_made_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("INGLE_MODELS_DIR", str(tmp_path))
+    with serving() as registry:
+        store = open_store(tmp_path, registry, publish(registry))
+        store.pull(BOXED, unheard)
+    assert run("models", "cp", BOXED, "twin") == 0
+    parameters = ["--parameter", "temperature=0", "--parameter", "stop=END", "--parameter", "stop=FIN"]
+    assert run("models", "create", "brief", "--from", "twin", "--system", "One line.", *parameters) == 0
+    preset = store.find("brief").spec.preset
+    assert preset.system == "One line."
+    assert preset.parameters == (("stop", ("END", "FIN")), ("temperature", 0.0))
+    assert run("models", "create", "hot", "--from", "twin", "--parameter", "temperature=9") == 1
+    assert run("models", "cp", "twin", "whisper:base") == 1
+    assert run("models", "rm", BOXED, "twin", "brief") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"twin is another name of {BOXED}",
+        "brief is made from twin",
+        "ingle: temperature must be between 0 and 2",
+        "ingle: 'whisper:base' is the name of a model of the catalogue, or an alias",
+        f"{BOXED} is removed (its files stay, another name uses them)",
+        "twin is removed (its files stay, another name uses them)",
+        "brief is removed (600.0 kB freed)",
+    ]
+
+
+def test_what_is_wrong_in_models_toml_ends_with_78(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("INGLE_MODELS_FILE", str(tmp_path / "models.toml"))
+    assert run("models", "list") == 78
+    assert "cannot be read: No such file" in capsys.readouterr().err
+    (tmp_path / "models.toml").write_text('[[model]]\nname = "a"\nthreads = 4\n')
+    assert run("config", "check") == 78
+    assert "models.toml: model 'a', threads: is not known" in capsys.readouterr().err
+    (tmp_path / "models.toml").write_text('[[model]]\nname = "ours"\nsource = "hf.co/org/ours"\n')
+    assert run("models", "list", "--all") == 0
+    assert "ours" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_a_pull_cleanly(tmp_path: Path) -> None:
