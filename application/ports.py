@@ -35,8 +35,8 @@ class TextModel(LoadedModel, Protocol):
       reading the prompt or writing.
     * Many generators may be open at once; each gets the text that it would get alone.
     * Before its first chunk it raises ContextLengthExceeded, InvalidRequest (token id outside the vocabulary, a
-      constraint or a tool's schema that does not compile), UnsupportedCapability, Overloaded, DeadlineExceeded; GenerationFailed at any time. A failing request
-      fails alone.
+      constraint or a tool's schema that does not compile), UnsupportedCapability, Overloaded, DeadlineExceeded;
+      GenerationFailed at any time. A failing request fails alone.
     """
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
