@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import mmap
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +42,28 @@ def trim() -> Sequence[str]:
         if torch.cuda.memory_reserved() < before:
             done.append("cuda empty_cache")
     return done
+
+
+def mapped_spans(path: Path) -> Sequence[range]:
+    """The addresses at which `path` is mapped into this process; none where the system does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    name = str(path.resolve())
+    spans = [line.split(maxsplit=1)[0] for line in lines if line.endswith(f" {name}")]
+    return [range(int(span.partition("-")[0], 16), int(span.partition("-")[2], 16)) for span in spans]
+
+
+def forget_pages(start: int, size: int) -> None:
+    """Take the whole pages of an address range out of memory; the next access reads them from their file again.
+
+    Only for memory that is mapped from a file (see `mapped_spans`) and was never written to: any other is wiped.
+    """
+    begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
 def _malloc_trim() -> bool:

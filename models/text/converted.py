@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from domain.errors import InsufficientStorage, ModelLoadFailed
+from models import memory
 from models.text.linear import Int8Linear, quantize_rows
 from models.text.skeleton import Embedding, empty_model, linears, replace
 from models.text.tokenizer import TextTokenizer
@@ -137,25 +138,49 @@ def read_config(directory: Path) -> PretrainedConfig:
     return config
 
 
-def load(directory: Path, dtype: torch.dtype, on_tensor: OnTensor) -> tuple[PreTrainedModel, TextTokenizer]:
+class ReadProducts:
+    """The int8 products as they lie in a file that is mapped into memory, until a kernel has its own copy of them."""
+
+    def __init__(self) -> None:
+        # A living tensor keeps the file mapped, so that the addresses stay its own.
+        self._weights: list[torch.Tensor] = []
+
+    def add(self, weights: Iterable[torch.Tensor], file: Path) -> None:
+        """Remember those of `weights` that are mapped from `file`."""
+        spans = memory.mapped_spans(file)
+        self._weights += [weight for weight in weights if any(weight.data_ptr() in span for span in spans)]
+
+    def forget(self) -> None:
+        """Take what was read so far out of memory; what is read again comes from the file again."""
+        for weight in self._weights:
+            memory.forget_pages(weight.data_ptr(), weight.nbytes)
+
+
+def load(
+    directory: Path, dtype: torch.dtype, on_tensor: OnTensor
+) -> tuple[PreTrainedModel, TextTokenizer, ReadProducts]:
     """The model and its tokenizer, int8 products not packed yet. Raises ModelLoadFailed naming a damaged file."""
     config = read_config(directory)
     tokenizer = TextTokenizer.load(directory)
     model = empty_model(config, dtype)
+    products = ReadProducts()
     try:
         with safe_open(directory / _WEIGHTS, framework="pt") as file:
-            _fill(model, file, dtype, on_tensor)
+            products.add(_fill(model, file, dtype, on_tensor), directory / _WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelLoadFailed(f"{_WEIGHTS} of the converted copy is damaged: {error}") from error
-    return model, tokenizer
+    return model, tokenizer, products
 
 
-def _fill(model: PreTrainedModel, file: "safe_open", dtype: torch.dtype, on_tensor: OnTensor) -> None:
+def _fill(model: PreTrainedModel, file: "safe_open", dtype: torch.dtype, on_tensor: OnTensor) -> list[torch.Tensor]:
+    """Put the tensors of `file` into `model`; returns those of its int8 products."""
     names = set(file.keys())
+    products: list[torch.Tensor] = []
     done = 0
     for name, module in [(name, module) for name, module in linears(model) if f"{name}.scale" in names]:
         bias = file.get_tensor(f"{name}.bias").to(dtype) if module.bias is not None else None
         weight, scale = file.get_tensor(f"{name}.weight"), file.get_tensor(f"{name}.scale")
+        products.append(weight)
         replace(model, name, Int8Linear(weight, scale, bias))
         names -= {f"{name}.weight", f"{name}.scale", f"{name}.bias"}
         done += 1
@@ -173,6 +198,7 @@ def _fill(model: PreTrainedModel, file: "safe_open", dtype: torch.dtype, on_tens
             setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
             done += 1
             on_tensor(done)
+    return products
 
 
 def _sweep(directory: Path) -> None:

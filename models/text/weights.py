@@ -65,23 +65,31 @@ def load(
     finds no room.
     """
     seconds = 0.0
+    products = converted.ReadProducts()
     if precision.int8 or weight_format is WeightFormat.GGUF:
         copy = converted_directory(layout_of(precision))
         if not converted.is_intact(copy):
             began = time.monotonic()
             _convert(directory, weight_format, copy, precision, on_progress)
             seconds = time.monotonic() - began
-        model, tokenizer = converted.load(copy, precision.dtype, _told(on_progress, "weights", 0))
+        model, tokenizer, products = converted.load(copy, precision.dtype, _told(on_progress, "weights", 0))
     else:
         model, tokenizer = _load_directory(directory, precision.dtype)
     config = model.config.get_text_config()
     why = _why_not_native(model, precision, device, native=native)
+
+    def copied(done: int, total: int) -> None:
+        products.forget()
+        on_progress(LoadProgress("weights", done, total))
+
     if not why:
-        decoder = NativeDecoder(model, lambda done, total: on_progress(LoadProgress("weights", done, total)))
+        decoder = NativeDecoder(model, copied)
+        products.forget()
         return LoadedWeights(config, decoder, tokenizer, "native", "", seconds)
     layers = "fused" if fusion.fuse(model) else "plain"
     if precision.int8:
-        skeleton.pack(model, lambda done, total: on_progress(LoadProgress("weights", done, total)))
+        products.forget()
+        skeleton.pack(model, copied)
     if device.type != "cpu":
         nn.Module.to(model, device)
     return LoadedWeights(config, model, tokenizer, layers, why, seconds)
