@@ -7,14 +7,18 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 
 from domain.errors import GenerationFailed, ModelLoadFailed, Overloaded
+from domain.model import Task
+from domain.prompt import Chat
+from domain.tools import ToolCall
 from tests.api.test_disconnects import closing_one
-from tests.api.world import TEXT, Served, World
+from tests.api.world import EMBEDDING, TEXT, Served, World
 from tests.fakes.models import text_spec
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two three"}]
+TOOLS: list[ChatCompletionToolParam] = [{"type": "function", "function": {"name": "weather", "strict": True}}]
 
 
 def options(server: Served) -> dict[str, Any]:
@@ -136,3 +140,76 @@ async def test_an_error_in_a_stream_is_raised(world: World, client: AsyncOpenAI)
         async for chunk in await client.chat.completions.create(model=TEXT, messages=MESSAGES, stream=True):
             chunks.append(chunk)
     assert joined(chunks) == "one two"
+
+
+async def test_calls_of_tools_are_typed_in_one_piece_and_as_a_stream(world: World, client: AsyncOpenAI) -> None:
+    script = world.repository.script(TEXT).text
+    script.chunks = ["I look."]
+    script.tool_calls = (
+        ToolCall("call_aaaaaaaa", "weather", '{"city": "Lisbon"}'),
+        ToolCall("call_bbbbbbbb", "weather", '{"city": "Porto"}'),
+    )
+    wish: dict[str, Any] = {"model": TEXT, "messages": MESSAGES, "tools": TOOLS, "tool_choice": "required"}
+    (choice,) = (await client.chat.completions.create(**wish)).choices
+    assert choice.finish_reason == "tool_calls"
+    assert [call.id for call in choice.message.tool_calls or ()] == ["call_aaaaaaaa", "call_bbbbbbbb"]
+    async with client.chat.completions.stream(**wish) as stream:
+        streamed = (await stream.get_final_completion()).choices[0].message
+    assert streamed.content == "I look."
+    assert [(call.id, call.function.arguments) for call in streamed.tool_calls or ()] == [
+        ("call_aaaaaaaa", '{"city": "Lisbon"}'),
+        ("call_bbbbbbbb", '{"city": "Porto"}'),
+    ]
+
+
+async def test_an_answer_can_be_sent_back_as_it_came(world: World, client: AsyncOpenAI) -> None:
+    script = world.repository.script(TEXT).text
+    script.thinking, script.tool_calls = "hm", (ToolCall("call_aaaaaaaa", "weather", "{}"),)
+    answer = await client.chat.completions.create(model=TEXT, messages=MESSAGES, tools=TOOLS)
+    told: Any = [
+        *MESSAGES,
+        answer.choices[0].message.model_dump(),
+        {"role": "tool", "tool_call_id": "call_aaaaaaaa", "content": "sunny"},
+    ]
+    script.tool_calls = ()
+    again = await client.chat.completions.create(model=TEXT, messages=told, tools=TOOLS)
+    assert again.choices[0].message.content == "sunny"
+    prompt = world.repository.text(TEXT).requests[-1].prompt
+    assert isinstance(prompt, Chat)
+    assert (prompt.messages[1].thinking, prompt.messages[2].tool_name) == ("hm", "weather")
+
+
+async def test_completions_are_typed_in_one_piece(client: AsyncOpenAI) -> None:
+    answer = await client.completions.create(model=TEXT, prompt=["a b", "c"], n=2, logprobs=1)
+    assert [choice.text for choice in answer.choices] == ["a b", "a b", "c", "c"]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 6
+
+
+async def test_completions_stream_several_choices(server: Served) -> None:
+    # The strict client has no null for the finish reason of a choice that goes on, which the format has.
+    async with AsyncOpenAI(**{**options(server), "_strict_response_validation": False}) as client:
+        stream = await client.completions.create(model=TEXT, prompt=["a b", "c"], stream=True)
+        pieces = [(choice.index, choice.text) async for chunk in stream for choice in chunk.choices]
+    assert "".join(text for index, text in pieces if index == 0) == "a b"
+    assert "".join(text for index, text in pieces if index == 1) == "c"
+
+
+async def test_embeddings_come_as_base64_unless_asked_otherwise(server: Served) -> None:
+    # The strict client refuses the base64 that every client asks for of itself.
+    async with AsyncOpenAI(**{**options(server), "_strict_response_validation": False}) as client:
+        packed = await client.embeddings.create(model=EMBEDDING, input=["a", "b"])
+    async with AsyncOpenAI(**options(server)) as client:
+        plain = await client.embeddings.create(model=EMBEDDING, input=["a", "b"], encoding_format="float")
+    assert [item.embedding for item in packed.data] == [item.embedding for item in plain.data]
+    assert plain.usage.total_tokens == 6
+
+
+async def test_models_are_deleted(world: World, client: AsyncOpenAI) -> None:
+    world.repository.specs.append(text_spec("host/ns/deep:7b"))
+    assert (await client.models.delete("host/ns/deep:7b")).deleted
+    with pytest.raises(openai.NotFoundError):
+        await client.models.delete("host/ns/deep:7b")
+    async with world.pool.lend(TEXT, Task.TEXT):
+        with pytest.raises(openai.ConflictError):
+            await client.models.delete(TEXT)
