@@ -10,8 +10,8 @@ from models.catalog import Artefact, Catalog, CatalogEntry, CatalogFile, HubMirr
 from tests.fakes.registry import Registry
 from tests.models.pulling import (
     BOXED,
-    GGUF,
     CONFIG,
+    GGUF,
     HUB_ONLY,
     HUB_WEIGHTS,
     PAIRED,
