@@ -28,6 +28,19 @@ class Cleared:
     bytes_freed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How many bytes of a device are taken, and by which models; None while one comes or goes."""
+
+    taken: int
+    others: tuple[int, ...] | None
+
+    def taken_since(self, before: "Look") -> int | None:
+        """What one load took between two looks; None if that cannot be told from what others took and gave back."""
+        is_sure = self.others is not None and self.others == before.others
+        return max(0, self.taken - before.taken) if is_sure else None
+
+
 class Room:
     """Whoever wants to load comes in here first; on each device one at a time, in the order in which they came.
 
@@ -124,6 +137,13 @@ class Room:
         if leaving:
             await asyncio.wait(leaving)
 
+    def look(self, slot: Slot) -> "Look":
+        """What is taken on the device of `slot`, and by whom beside it."""
+        budget = self._repository.budget(slot.need.device)
+        others = [other for other in self._on(slot.need.device) if other is not slot and other.is_booked]
+        is_still = all(other.state is ResidentState.LOADED for other in others)
+        return Look(budget.held + budget.promised, tuple(map(id, others)) if is_still else None)
+
     def _room(self, device: str) -> int:
         return self._repository.budget(device).room
 
@@ -131,7 +151,7 @@ class Room:
         return [slot for slot in self._slots() if slot.need.device == device]
 
     def _tenants(self, newcomer: Slot, device: str) -> Sequence[Tenant]:
-        return [_tenant(slot) for slot in self._on(device) if slot is not newcomer and slot.holds_memory()]
+        return [_tenant(slot) for slot in self._on(device) if slot is not newcomer and slot.is_booked]
 
     async def _evict(self, model_ids: Sequence[str], cleared: Cleared) -> Cleared:
         """Unload these; what they gave back is added to `cleared`."""
@@ -171,7 +191,7 @@ def _let_in(slots: Sequence[Slot]) -> None:
 
 
 def _tenant(slot: Slot) -> Tenant:
-    bytes_held = max(slot.need.total, slot.loaded.info.memory_bytes) if slot.loaded is not None else slot.need.total
+    bytes_held = slot.need.total if slot.bytes_taken is None else slot.bytes_taken
     in_use = slot.users > 0 or slot.state is ResidentState.LOADING
     holding = Holding(slot.spec.id, bytes_held, slot.keep_alive, slot.last_used_at, in_use, slot.pinned)
     return Tenant(slot.spec.task, holding, leaving=slot.state is ResidentState.UNLOADING)

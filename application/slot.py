@@ -21,7 +21,7 @@ class Slot:
     may go on: to their lease, or to `failure` if there is one (a forced unload sets it before the load ends).
     `work` is the load, then the unload; once the state is UNLOADING it is not replaced any more. `open` is cleared
     while newcomers have to wait because somebody waits for this model to leave. `need` is what was foreseen of its
-    memory, and `is_booked` tells that it may have begun to take it.
+    memory, `is_booked` tells that it may have begun to take it, and `bytes_taken` is what its load was seen to take.
     """
 
     spec: ModelSpec
@@ -37,6 +37,7 @@ class Slot:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     is_booked: bool = False
+    bytes_taken: int | None = None
     pinned: bool = False
     timer: asyncio.TimerHandle | None = None
     expires_at: float | None = None
@@ -70,10 +71,6 @@ class Slot:
         """In memory, lent to nobody, and free to go."""
         return self.state is ResidentState.LOADED and self.users == 0 and not self.pinned
 
-    def holds_memory(self) -> bool:
-        """Whether it has memory, or may be taking it."""
-        return self.is_booked
-
     def is_leaving(self) -> bool:
         """On its way out of memory with nobody holding it back."""
         return self.state is ResidentState.UNLOADING and self.users == 0 and self.loaded is not None
@@ -103,5 +100,6 @@ class Slot:
             last_used_at=self.last_used_at,
             expires_at=self.expires_at,
             need=self.need,
+            bytes_taken=self.bytes_taken,
             held_back=not self.open.is_set(),
         )

@@ -96,7 +96,9 @@ class Slots:
         try:
             cleared = await self._room.make(slot, slot.need)
             slot.is_booked = True
+            before = self._room.look(slot)
             slot.loaded = await self._load_or_make_room(slot, tell_from_any_thread)
+            slot.bytes_taken = self._room.look(slot).taken_since(before)
         except BaseException as error:
             self._refuse_load(slot, error)
             if not isinstance(error, Exception):

@@ -8,19 +8,27 @@ from typing import Any
 
 from api.services import MIB, Defaults, Exposure, Limits, Services
 from application.answer_query import AnswerQuery
+from application.device_arbiter import DeviceArbiter, Sharing
 from application.embed_texts import EmbedTexts
 from application.events import Publish
 from application.generate_text import GenerateText
+from application.joined_repository import JoinedRepository
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.ports import Clock, SystemProbe
 from application.transcribe_audio import TranscribeAudio
 from domain.model import LoadOptions
+from infrastructure.addresses import AddressRules
 from infrastructure.clock import SystemClock
+from infrastructure.fetch import FetchLimits, SafeFetcher
 from infrastructure.log import EventLog
+from infrastructure.outbound import OutboundPolicy
+from infrastructure.providers.repository import ProvidedModels
+from ingle.external_models import external_models, llm_alias
 from ingle.model_store import aliases, open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
+from models.budget import BudgetPolicy
 from models.library import StoredLibrary
 from models.repository import LoadPolicy, OptimizedModelRepository
 from models.speech.decoder import AudioDecoder, DecodeLimits
@@ -46,12 +54,15 @@ class Application:
     services: Services
     repository: OptimizedModelRepository
     library: StoredLibrary
+    external: ProvidedModels
+    fetcher: SafeFetcher
 
     async def close(self) -> None:
         """End what runs, unload every model."""
         try:
             await self.pool.close()
         finally:
+            await self.external.close()
             self.repository.close()
             self.library.close()
 
@@ -63,13 +74,17 @@ def build(settings: Settings) -> Application:
     threads = settings.cpu_threads or usable_cores()
     store = open_store(settings)
     repository = OptimizedModelRepository(store, _decoder(settings), _load_policy(settings, threads))
+    provided = external_models(settings)
+    names = {**llm_alias(provided), **aliases(settings)}
+    external = ProvidedModels(provided, clock)
     pool = ModelPool(
-        repository,
+        JoinedRepository(repository, external, names) if provided else repository,
         clock,
         publish,
         keep_alive=settings.keep_alive,
         load_timeout=settings.load_timeout,
         default_options=LoadOptions(device=settings.device_type),
+        arbiter=DeviceArbiter(Sharing(settings.device_sharing), settings.device_max_hold),
     )
     generate = GenerateText(pool, clock, publish)
     transcribe = TranscribeAudio(pool, clock, publish)
@@ -108,14 +123,17 @@ def build(settings: Settings) -> Application:
             device=settings.device_type,
             **_given(analysis_temperature=settings.generation_temperature),
         ),
-        aliases=aliases(settings),
+        aliases=names,
+        providers=external,
         max_workers=settings.max_workers,
         max_processes=settings.max_processes,
         heartbeats={"engine": repository.engines_are_well},
         readiness={"engine": repository.engines_are_well},
         settings=_public(settings),
     )
-    return Application(store, pool, generate, transcribe, embed, probe, services, repository, library)
+    return Application(
+        store, pool, generate, transcribe, embed, probe, services, repository, library, external, _fetcher(settings)
+    )
 
 
 def usable_cores() -> int:
@@ -130,12 +148,23 @@ def _decoder(settings: Settings) -> AudioDecoder:
     )
 
 
+def _fetcher(settings: Settings) -> SafeFetcher:
+    hosts = tuple(host.lower() for host in settings.fetch_allow_hosts)
+    rules = AddressRules(settings.fetch_allow_cidrs, hosts)
+    policy = OutboundPolicy(rules, frozenset(settings.fetch_ports))
+    return SafeFetcher(policy, FetchLimits(total=settings.fetch_timeout))
+
+
 def _load_policy(settings: Settings, threads: int) -> LoadPolicy:
     batch = BatchLimits(**_given(max_running=settings.num_parallel or None))
     return LoadPolicy(
         cpu_threads=threads,
-        min_free_bytes=int(settings.min_memory_gb * GIB),
-        gpu_memory_fraction=settings.gpu_memory_fraction,
+        budget=BudgetPolicy(
+            min_free_bytes=int(settings.min_memory_gb * GIB),
+            max_usage=settings.max_memory_usage,
+            max_bytes=int(settings.memory_budget_gb * GIB),
+            gpu_fraction=settings.gpu_memory_fraction,
+        ),
         context_length=settings.context_length,
         speech_compute_type=settings.speech_compute_type,
         engine=EngineOptions(batch, settings.max_queue, settings.max_queue_tokens),
@@ -149,7 +178,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _public(settings: Settings) -> Mapping[str, object]:
     """What clients may see of the settings: neither paths nor addresses of other servers."""
-    hidden = ("_dir", "_file", "_url", "_hosts", "_token")
+    hidden = ("_dir", "_file", "_url", "_hosts", "_cidrs", "_token", "_key")
     return {
         name: masked(value) for name, value in settings.model_dump(mode="json").items() if not name.endswith(hidden)
     }

@@ -14,37 +14,24 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from application.answer_query import DEFAULT_CONTEXT_TEMPLATE
 from domain.errors import InvalidRequest
-from domain.keep_alive import parse_go_duration, parse_keep_alive
+from domain.keep_alive import parse_keep_alive
 from domain.model import DEVICE_PATTERN, MAX_CONTEXT_LENGTH, is_valid_name
+from ingle.settings_fetch import FetchSettings
+from ingle.settings_jobs import JobSettings
 from ingle.settings_marks import Duration, From, Shown
+from ingle.settings_memory import MemorySettings
 from ingle.settings_models import ModelSourceSettings
+from ingle.settings_providers import ProviderSettings
+from ingle.settings_types import DAY, Names, Seconds, is_number, split
 
 __all__ = ["Duration", "From", "Settings", "Shown"]
-
-DAY = 86_400.0
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _seconds(value: object) -> object:
-    return parse_go_duration(value) if isinstance(value, str) and not _is_number(value) else value
 
 
 def _keep_alive(value: object) -> float:
     try:
-        return parse_keep_alive(float(value) if isinstance(value, str) and _is_number(value) else value)
+        return parse_keep_alive(float(value) if isinstance(value, str) and is_number(value) else value)
     except InvalidRequest as error:
         raise ValueError(str(error).removeprefix("keep_alive: ")) from None
-
-
-def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _pairs(value: object) -> object:
@@ -105,9 +92,7 @@ def _data_home(base: str) -> str:
     return str(Path(base) / "ingle")
 
 
-Seconds = Annotated[float, Duration(), BeforeValidator(_seconds), Field(gt=0, le=DAY, allow_inf_nan=False)]
 KeepAlive = Annotated[float, Duration(), BeforeValidator(_keep_alive)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Device = Annotated[str, BeforeValidator(_lower), AfterValidator(_device)]
 ModelName = Annotated[str, AfterValidator(_model)]
 Directory = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -118,7 +103,7 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
     return Path(data["data_dir"]) / "models"
 
 
-class Settings(ModelSourceSettings, BaseSettings):
+class Settings(JobSettings, MemorySettings, ModelSourceSettings, ProviderSettings, FetchSettings, BaseSettings):
     """What the operator chose. Attribute = setting name in lower case; times are seconds, sizes as named."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -185,7 +170,7 @@ class Settings(ModelSourceSettings, BaseSettings):
     model_aliases: Annotated[Mapping[str, str], BeforeValidator(_pairs)] = Field(default_factory=dict)
     """Further names of models as `alias=target` pairs; the alias `*` catches every name that means nothing else."""
 
-    preload_models: Annotated[tuple[ModelName, ...], BeforeValidator(_split)] = ()
+    preload_models: Annotated[tuple[ModelName, ...], BeforeValidator(split)] = ()
     """Models that are loaded at the start."""
 
     keep_alive: Annotated[KeepAlive, From("OLLAMA_KEEP_ALIVE")] = 300.0
@@ -205,12 +190,6 @@ class Settings(ModelSourceSettings, BaseSettings):
 
     num_parallel: Annotated[int, From("OLLAMA_NUM_PARALLEL"), Field(ge=0, le=1024)] = 0
     """Sequences that share each step of a text model; 0 means 16."""
-
-    min_memory_gb: Annotated[float, From("MIN_MEMORY_GB"), Field(ge=0, le=1_000_000)] = 2.0
-    """Memory in GiB that must stay free after a load; a model that would take it is refused with 507."""
-
-    gpu_memory_fraction: Annotated[float, From("GPU_MEMORY_FRACTION"), Field(gt=0, le=1)] = 0.8
-    """Share of each GPU that all models together may take."""
 
     max_generation_time: Annotated[Seconds | None, From("MAX_GENERATION_TIME")] = None
     """Ceiling of every generation; unset, 30 s in the analysis form of `/generate` and 10 minutes elsewhere."""

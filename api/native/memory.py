@@ -122,6 +122,7 @@ def _resident(resident: Resident) -> dict[str, Any]:
         "state": resident.state.value,
         "bytes": model.memory_bytes if model else None,
         "expected_bytes": resident.need.total,
+        "measured_bytes": resident.bytes_taken,
         "device": model.device if model else None,
         "loaded_at": rfc3339(resident.loaded_at) if model else None,
         "last_used_at": rfc3339(resident.last_used_at) if model else None,

@@ -22,7 +22,8 @@ async def test_memory_usage_tells_who_holds_what(world: World, client: httpx2.As
     [model] = answer["models"]
     assert (model["name"], model["kind"], model["bytes"], model["in_flight"]) == (TEXT, "text", GIB, 0)
     assert model["loaded_at"].endswith("Z")
-    assert (model["state"], model["expected_bytes"], model["gives_way"]) == ("loaded", GIB, False)
+    assert (model["state"], model["gives_way"]) == ("loaded", False)
+    assert (model["expected_bytes"], model["measured_bytes"]) == (GIB, GIB)
     assert answer["budget_bytes"] == world.repository.memory_budget
     [budget] = answer["budgets"]
     assert budget["room_bytes"] == budget["limit_bytes"] - budget["held_bytes"] - budget["promised_bytes"]
