@@ -176,7 +176,7 @@ class Tokenizers(Protocol):
     """The tokenizers of the models on disk. Those that were opened before come at once."""
 
     async def open(self, spec: ModelSpec) -> Tokenizer:
-        """That of `spec`. Raises ModelLoadFailed for damaged files, UnsupportedCapability for a speech model."""
+        """Raises ModelLoadFailed for damaged files, UnsupportedCapability for one that hears or is elsewhere."""
         ...
 
 

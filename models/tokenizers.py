@@ -54,6 +54,8 @@ class StoredTokenizers:
         """The tokenizer of `spec`; see the contract."""
         if spec.task is Task.SPEECH:
             raise UnsupportedCapability(f"model '{spec.id}' hears: it has no tokens of text", field="model")
+        if spec.format is WeightFormat.REMOTE:
+            raise UnsupportedCapability(f"model '{spec.id}' is another server's, and so are its tokens", field="model")
         if (kept := self._kept.get((spec.id, spec.digest))) is not None:
             return kept
         return await asyncio.to_thread(self._open, spec)

@@ -87,8 +87,10 @@ async def test_ids_outside_the_vocabulary_are_refused(
 
 async def test_what_has_no_tokenizer_says_so(tmp_path: Path, store: ModelStore, tokenizers: StoredTokenizers) -> None:
     speech = ModelSpec("ear:base", "Ear", Task.SPEECH, WeightFormat.CTRANSLATE2)
-    with pytest.raises(UnsupportedCapability):
-        await tokenizers.open(speech)
+    elsewhere = ModelSpec("big:72b", "Big", Task.TEXT, WeightFormat.REMOTE)
+    for spec in (speech, elsewhere):
+        with pytest.raises(UnsupportedCapability):
+            await tokenizers.open(spec)
     directory = save_tiny(tmp_path / "broken")
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(ModelLoadFailed, match="broken"):

@@ -129,7 +129,7 @@ def test_a_schema_with_nested_objects_is_obeyed_at_temperature_one(client: OpenA
         "required": ["person", "sizes"],
         "additionalProperties": False,
     }
-    for seed in range(3):
+    for seed in range(2):
         answer = client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "Describe a pet."}],
@@ -149,7 +149,6 @@ def test_a_schema_with_nested_objects_is_obeyed_at_temperature_one(client: OpenA
     "choice",
     [
         "required",
-        {"type": "function", "function": {"name": "weather"}},
         {
             "type": "allowed_tools",
             "allowed_tools": {
@@ -190,8 +189,6 @@ def test_a_call_that_is_required_is_made_and_its_result_is_read(client: OpenAI, 
         model=MODEL, messages=told, tools=TOOLS, tool_choice="none", temperature=0, max_completion_tokens=12
     )
     assert second.choices[0].message.content
-    assert second.usage is not None and first.usage is not None
-    assert second.usage.prompt_tokens > first.usage.prompt_tokens
 
 
 def test_calls_of_a_stream_join_to_those_in_one_piece(client: OpenAI) -> None:
@@ -331,17 +328,15 @@ def test_failures_are_the_exceptions_of_their_status(client: OpenAI, url: str) -
     assert raw.headers["x-request-id"]
     assert int(raw.headers["openai-processing-ms"]) >= 0
     assert raw.parse().usage is not None
-    wait_until_idle(url)
+    wait_for_work(url, 0)
 
 
-def wait_until_idle(url: str) -> None:
-    """Until no request is at work: whoever was left in the middle of one was noticed."""
+def wait_for_work(url: str, requests: int) -> None:
+    """Until so many requests are at work; one that was left by its client must not be."""
     give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        if httpx2.post(f"{url}/unload-model", json={"model": MODEL}).status_code != 409:
-            return
+    while httpx2.get(f"{url}/models/{MODEL}").json()["in_flight"] != requests:
+        assert time.monotonic() < give_up, "the server did not notice"
         time.sleep(0.02)
-    pytest.fail("a request is still at work")
 
 
 async def test_leaving_a_stream_frees_its_place(url: str) -> None:
@@ -352,12 +347,13 @@ async def test_leaving_a_stream_frees_its_place(url: str) -> None:
         async for _ in stream:
             break
         await stream.close()
+        await asyncio.to_thread(wait_for_work, url, 0)
         work = asyncio.create_task(
             client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"min_tokens": 2000})
         )
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(wait_for_work, url, 1)
         work.cancel()
-    await asyncio.to_thread(wait_until_idle, url)
+        await asyncio.to_thread(wait_for_work, url, 0)
 
 
 async def test_a_prompt_and_a_seed_give_one_text_in_every_dialect_alone_and_among_others(url: str) -> None:
