@@ -10,7 +10,7 @@ from application.ports import TextModel
 from domain.errors import ContextLengthExceeded
 from domain.generation import GenerationRequest, TextChunk
 from domain.model import Task
-from domain.prompt import Chat, Prompt, Role, TokenIds
+from domain.prompt import Chat, Prompt, Role, TokenIds, chat_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class FitPrompt:
             if by_messages and isinstance(request.prompt, Chat):
                 prompt = await _without_oldest_messages(model, request.prompt, limit)
             else:
-                prompt = _without_oldest_tokens(await model.encode(request.prompt), limit, num_keep)
+                ids = await model.encode(request.prompt)
+                prompt = _without_oldest_tokens(ids, limit, num_keep, chat_of(request.prompt))
             if prompt is None:
                 raise refusal
             request = replace(request, prompt=prompt)
@@ -95,13 +96,13 @@ async def _without_oldest_messages(model: TextModel, chat: Chat, limit: int) -> 
     return _without(chat, droppable[:high])
 
 
-def _without_oldest_tokens(ids: Sequence[int], limit: int, num_keep: int) -> TokenIds | None:
+def _without_oldest_tokens(ids: Sequence[int], limit: int, num_keep: int, chat: Chat | None) -> TokenIds | None:
     """As many tokens of the prompt as are fewer than `limit`: the first `num_keep`, and its end. Or None."""
     room = limit - 1
     if room < 1:
         return None
     kept = min(num_keep, room - 1)
-    return TokenIds((*ids[:kept], *ids[len(ids) - (room - kept) :]))
+    return TokenIds((*ids[:kept], *ids[len(ids) - (room - kept) :]), chat)
 
 
 def _without(chat: Chat, gone: Sequence[int]) -> Chat:

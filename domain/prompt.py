@@ -81,9 +81,13 @@ class RawText:
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A prompt that is tokens already. Ids outside the model's vocabulary are refused before the first chunk."""
+    """A prompt that is tokens already. Ids outside the model's vocabulary are refused before the first chunk.
+
+    `chat` is the chat whose end these tokens are, if they are one's: the answer is then read as an answer to it.
+    """
 
     ids: tuple[int, ...]
+    chat: Chat | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -110,3 +114,16 @@ class FillInMiddle:
 
 
 Prompt = Chat | RawText | TokenIds | Continuation | FillInMiddle
+
+
+def chat_of(prompt: Prompt) -> Chat | None:
+    """The chat that an answer to `prompt` belongs to: its thinking and its calls are told apart from its text."""
+    match prompt:
+        case Chat():
+            return prompt
+        case Continuation(_, then):
+            return then
+        case TokenIds(_, chat):
+            return chat
+        case _:
+            return None

@@ -6,7 +6,7 @@ from typing import Self
 
 from domain.errors import InvalidRequest
 from domain.generation import GenerationRequest
-from domain.prompt import Chat, Continuation, Prompt
+from domain.prompt import Chat, chat_of
 from domain.tools import Tool, ToolMode
 from models.text.call_forms import CallForm, answer_of_calls, rest_of_call
 from models.text.call_ids import call_ids
@@ -36,7 +36,7 @@ class AnswerPlan:
     @classmethod
     async def of(cls, request: GenerationRequest, ids: Ids[int], tokenizer: TextTokenizer, grammars: Grammars) -> Self:
         """The plan for `request`, whose prompt is `ids`. Raises InvalidRequest, Overloaded."""
-        chat = _chat_of(request.prompt)
+        chat = chat_of(request.prompt)
         tools = () if chat is None else callable_tools(chat)
         form, call = _forms(request, chat, tools, tokenizer)
         return cls(
@@ -66,7 +66,7 @@ class AnswerPlan:
     def _calls(self, index: int) -> CallReader | None:
         if not self.tools:
             return None
-        chat = _chat_of(self.request.prompt)
+        chat = chat_of(self.request.prompt)
         assert chat is not None
         is_required = chat.tool_choice.mode is ToolMode.REQUIRED
         return CallReader(
@@ -82,7 +82,7 @@ class AnswerPlan:
     def _guide(self, reader: PartsReader, form: Grammar | None, ends: frozenset[int]) -> Form | None:
         if form is None and self.call is None:
             return None
-        chat = _chat_of(self.request.prompt)
+        chat = chat_of(self.request.prompt)
         may_think = self.thinks and chat is not None and chat.think is not False
         has_choice = form is not None and self.call is not None
         return Guide(
@@ -121,8 +121,3 @@ def _forms(
     return request.constraint, answer_of_calls(
         tools, syntax, tokenizer.id_of, WHITESPACE, several=several, after_mark=True
     )
-
-
-def _chat_of(prompt: Prompt) -> Chat | None:
-    prompt = prompt.then if isinstance(prompt, Continuation) else prompt
-    return prompt if isinstance(prompt, Chat) else None

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from domain.errors import InvalidRequest, UnsupportedCapability
-from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
+from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds, chat_of
 from models import tokenizer_files
 from models.templates import abilities_of
 from models.text import marks
@@ -137,8 +137,8 @@ class TextTokenizer:
 
     def opens_thinking(self, prompt: Prompt, ids: Sequence[int]) -> bool:
         """Whether the prompt, whose ids these are, leaves the model in the middle of its thinking."""
-        chat = prompt.then if isinstance(prompt, Continuation) else prompt
-        if not isinstance(chat, Chat) or not self.abilities.thinking or not chat.add_generation_prompt:
+        chat = chat_of(prompt)
+        if chat is None or not self.abilities.thinking or not chat.add_generation_prompt:
             return False
         return not chat.continue_final_message and self.spell(ids[-8:]).rstrip().endswith(marks.THINK)
 

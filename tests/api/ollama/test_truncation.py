@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from domain.generation import GenerationRequest
-from domain.prompt import Chat, Role, TokenIds
+from domain.prompt import Chat, Message, Role, TokenIds
 from tests.api.ollama.asking import lines_of, refused, whole
 from tests.api.world import TEXT, World
 from tests.fakes.text_model import token_id
@@ -30,7 +30,9 @@ async def test_the_oldest_tokens_go_but_the_first_ones(world: World, client: htt
     answer = whole(response)
     assert response.headers["x-truncated"] == "true"
     ids = [token_id(WORDS[0]), *(token_id(f" {word}") for word in WORDS[1:])]
-    assert last_request(world).prompt == TokenIds((*ids[:3], *ids[-6:]))
+    # The chat is told too, so that thinking and calls in the answer are still known for what they are.
+    chat = Chat((Message(Role.USER, LONG),))
+    assert last_request(world).prompt == TokenIds((*ids[:3], *ids[-6:]), chat)
     assert answer["prompt_eval_count"] == 9
 
 
