@@ -1,6 +1,7 @@
 """One HTTP exchange with a provider: everything that it sends is a stranger's, bounded and checked."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Exchange:
 
     def __init__(self, entry: ProviderEntry) -> None:
         self._entry = entry
+        self._authorities: ssl.SSLContext | None = None
 
     async def stream(self, call: Call) -> "EventStream":
         """A stream of which the first event has come; whoever gets it closes it."""
@@ -81,20 +83,24 @@ class Exchange:
 
     async def prepare(self) -> None:
         """Read the certificate authorities off the event loop, for it takes a moment."""
-        await asyncio.to_thread(lambda: self._client)
+        if self._authorities is None:
+            self._authorities = await asyncio.to_thread(self._read_authorities)
 
     async def close(self) -> None:
         """Close every connection; no try may be under way. The next try opens new ones."""
         if "_client" in self.__dict__:
             await self.__dict__.pop("_client").aclose()
 
-    @cached_property
-    def _client(self) -> httpx2.AsyncClient:
+    def _read_authorities(self) -> ssl.SSLContext:
         context = httpx2.create_ssl_context()
         if self._entry.ca_file is not None:
             context.load_verify_locations(self._entry.ca_file)
+        return context
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            verify=context,
+            verify=self._authorities or self._read_authorities(),
             trust_env=False,
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

@@ -95,6 +95,7 @@ class ProvidedModels:
 
     async def _look(self, name: str) -> ProviderState:
         connection = self._connections[name]
+        await connection.prepare()
         asked_at = self._clock.monotonic()
         failure: IngleError | None = None
         try:

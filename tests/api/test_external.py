@@ -81,6 +81,8 @@ async def test_a_chat_reaches_the_server_behind_and_comes_back(tmp_path: Path) -
         ("/v1/completions", {"model": "far", "prompt": "one two three four", "stream": True}),
         ("/generate", {"model": "far", "prompt": "one two three four", "raw": True, "stream": True}),
         ("/generate", {"model": "far", "prompt": "one two three four", "stream": True}),
+        ("/api/chat", {"model": "far", "messages": MESSAGES}),
+        ("/api/generate", {"model": "far", "prompt": "one two three four", "raw": True}),
     ],
 )
 async def test_every_dialect_streams_what_comes_from_behind(path: str, body: dict[str, Any], tmp_path: Path) -> None:
