@@ -17,6 +17,7 @@ from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.ports import Clock, SystemProbe
 from application.transcribe_audio import TranscribeAudio
+from domain.listening import Preset
 from domain.model import LoadOptions
 from infrastructure.addresses import AddressRules
 from infrastructure.clock import SystemClock
@@ -32,6 +33,7 @@ from models.budget import BudgetPolicy
 from models.library import StoredLibrary
 from models.repository import LoadPolicy, OptimizedModelRepository
 from models.speech.decoder import AudioDecoder, DecodeLimits
+from models.speech.options import EngineOptions as SpeechOptions
 from models.store import ModelStore
 from models.system import MachineProbe
 from models.text.loader import EngineOptions
@@ -120,6 +122,7 @@ def build(settings: Settings) -> Application:
         defaults=Defaults(
             model=settings.default_model,
             speech_model=settings.default_speech_model,
+            speech_beam_size=Preset(settings.speech_preset).beam_size,
             device=settings.device_type,
             **_given(analysis_temperature=settings.generation_temperature),
         ),
@@ -143,7 +146,12 @@ def usable_cores() -> int:
 
 def _decoder(settings: Settings) -> AudioDecoder:
     return AudioDecoder(
-        DecodeLimits(max_seconds=settings.max_audio_seconds, timeout_seconds=settings.decode_timeout),
+        DecodeLimits(
+            formats=settings.audio_formats,
+            max_seconds=settings.max_audio_seconds,
+            timeout_seconds=settings.decode_timeout,
+            min_free_bytes=int(settings.disk_floor_gb * GIB),
+        ),
         processes=settings.max_processes,
     )
 
@@ -168,6 +176,14 @@ def _load_policy(settings: Settings, threads: int) -> LoadPolicy:
         context_length=settings.context_length,
         speech_compute_type=settings.speech_compute_type,
         engine=EngineOptions(batch, settings.max_queue, settings.max_queue_tokens),
+        speech=SpeechOptions(
+            rows=settings.speech_batch_size,
+            window_seconds=settings.speech_window_seconds,
+            short_windows=settings.speech_short_windows,
+            batch_wait_seconds=settings.speech_batch_wait,
+            max_waiting=settings.max_queue,
+            max_waiting_audio_seconds=settings.max_queue_audio_seconds,
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from ingle.settings_marks import Duration, From, Shown
 from ingle.settings_memory import MemorySettings
 from ingle.settings_models import ModelSourceSettings
 from ingle.settings_providers import ProviderSettings
+from ingle.settings_speech import SpeechSettings
 from ingle.settings_types import DAY, Names, Seconds, is_number, split
 
 __all__ = ["Duration", "From", "Settings", "Shown"]
@@ -103,7 +104,9 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
     return Path(data["data_dir"]) / "models"
 
 
-class Settings(JobSettings, MemorySettings, ModelSourceSettings, ProviderSettings, FetchSettings, BaseSettings):
+class Settings(
+    JobSettings, MemorySettings, SpeechSettings, ModelSourceSettings, ProviderSettings, FetchSettings, BaseSettings
+):
     """What the operator chose. Attribute = setting name in lower case; times are seconds, sizes as named."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -149,6 +149,7 @@ class OptimizedModelRepository:
             num_ctx=self._context(options),
             cache_bytes=need.cache + self._cache_room(need.device),
             options=self._policy.engine.with_parallel(options.num_parallel),
+            threads=self._policy.cpu_threads,
             thread=self._thread_of(need.device),
             on_progress=on_progress,
             budget=DeviceBudget(self._budgets, need.device),
@@ -178,7 +179,7 @@ class OptimizedModelRepository:
             compute_type=self._compute_type(options),
             cpu_threads=self._policy.cpu_threads,
             on_progress=on_progress,
-            options=replace(self._policy.speech, max_waiting=self._policy.engine.max_waiting),
+            options=self._policy.speech,
         )
 
     def _compute_type(self, options: LoadOptions) -> str:
