@@ -40,9 +40,9 @@ class Coalescer(Generic[Q, A]):
         return await call.answer
 
     def _start(self) -> None:
-        while self._free and (group := self._next_group()):
+        if self._free and any(call.key not in self._open for call in self._waiting):
             self._free -= 1
-            task = asyncio.ensure_future(self._run(group))
+            task = asyncio.ensure_future(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -58,26 +58,31 @@ class Coalescer(Generic[Q, A]):
         self._waiting = left
         return group
 
-    async def _run(self, group: list[_Call[Q, A]]) -> None:
-        # One turn of the loop: calls that are already on their way join, but for a second use of a key.
+    async def _run(self) -> None:
+        """Take what waits, and answer it."""
+        # One turn of the loop first: calls that are already on their way join.
         await asyncio.sleep(0)
+        group = self._next_group()
         try:
-            answers = await self._ask([call.question for call in group])
-        except BaseException as error:
-            answers = []
+            if group:
+                self._answer(group, await self._ask([call.question for call in group]))
+        except Exception as error:
             for call in group:
                 if not call.answer.done():
-                    call.answer.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            if not isinstance(error, Exception):
-                raise
+                    call.answer.set_exception(error)
         finally:
             self._open.difference_update(call.key for call in group)
             self._free += 1
-        for call, answer in zip(group, answers, strict=False):
+            # A task that is cancelled, as the loop closes, leaves nobody waiting.
+            for call in group:
+                call.answer.cancel()
+        self._start()
+
+    def _answer(self, group: Sequence[_Call[Q, A]], answers: Sequence[A | IngleError]) -> None:
+        for call, answer in zip(group, answers, strict=True):
             if call.answer.done():
                 continue
             if isinstance(answer, IngleError):
                 call.answer.set_exception(answer)
             else:
                 call.answer.set_result(answer)
-        self._start()

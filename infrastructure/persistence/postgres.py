@@ -2,18 +2,22 @@
 
 import asyncio
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from domain.errors import DatabaseUnavailable
 from infrastructure.persistence.database import POSTGRES, Operation, Spelling, T
 from infrastructure.persistence.failures import is_passing, meaning_of
 
 _TRIES = 5
+_IDLE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,6 @@ class PostgresDatabase:
             pool_size=bounds.pool_size,
             max_overflow=0,
             pool_timeout=bounds.connect,
-            pool_pre_ping=True,
             hide_parameters=True,
             skip_autocommit_rollback=True,
             connect_args={
@@ -56,6 +59,7 @@ class PostgresDatabase:
                 "server_settings": server,
             },
         )
+        _ping_the_idle(self._engine.sync_engine)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
@@ -103,3 +107,22 @@ class PostgresDatabase:
                     raise meaning_of(error) or error from error
             await asyncio.sleep(random.uniform(0, 0.01) * 2**attempt)  # noqa: S311 — spreads those that collided
         raise AssertionError("the last try returns or raises")
+
+
+def _ping_the_idle(engine: Engine) -> None:
+    """Ask a connection that nobody used for a while whether it lives; asking each time would cost a round trip."""
+    used = "used_at"
+
+    @event.listens_for(engine, "checkin")
+    def note(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info[used] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - record.info.get(used, time.monotonic()) < _IDLE:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            # The pool makes a new connection then.
+            raise DisconnectionError from error

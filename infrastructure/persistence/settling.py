@@ -5,7 +5,7 @@ a failure leads to is decided from the row, which is locked until it is written.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ _GUARD = """
     jobs.id=given.id AND jobs.status='running' AND jobs.attempt=COALESCE(given.attempt, jobs.attempt)
     AND (jobs.lease_token=given.token OR (given.token IS NULL AND jobs.attempt=1))
 """
-_SETTLE = f"UPDATE jobs SET {_SET} FROM {{given}} WHERE {_GUARD} RETURNING {JOB_COLUMNS}, now_ms() AS at"  # noqa: S608
+_BROKEN = "(SELECT breaker_failures FROM queues WHERE queues.model_profile=jobs.model_profile) AS broken"
+_SETTLE = f"UPDATE jobs SET {_SET} FROM {{given}} WHERE {_GUARD} RETURNING {JOB_COLUMNS}, now_ms() AS at, {_BROKEN}"  # noqa: S608
 _FIELDS = {
     "id": "text", "token": "text", "attempt": "bigint", "status": "text", "verb": "text", "ready": "smallint",
     "delay_ms": "bigint", "counted": "integer", "snoozed": "integer", "code": "text", "message": "text",
@@ -82,11 +83,23 @@ class Report:
         return cls(settlement, as_json(report.result), as_json(report.usage))
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A job after its move, when that was, and whether its queue's breaker has counted failures."""
+
+    job: Job
+    move: Move
+    at: int
+    broken: bool
+
+
 class Settling:
     """The operation of `JobRepository.settle`, for several at once; no job twice."""
 
     def __init__(self, spelling: Spelling) -> None:
-        self._write = ManyRows(spelling, _SETTLE, _FIELDS, [*JOB_TYPES, column("at", BigInteger)])
+        self._write = ManyRows(
+            spelling, _SETTLE, _FIELDS, [*JOB_TYPES, column("at", BigInteger), column("broken", BigInteger)]
+        )
         self._reset_breaker = spelling.sql(_RESET_BREAKER).bindparams(bindparam("profiles", type_=Text, expanding=True))
         self._count_breaker = spelling.sql(_COUNT_BREAKER)
         self._count_tokens = spelling.sql(_COUNT_TOKENS)
@@ -100,32 +113,13 @@ class Settling:
         answers: list[Settled | IngleError] = []
         happened: list[Happened] = []
         for one in reports:
-            job_id = one.settlement.job_id
-            if job_id not in written:
-                answers.append(_refusal(there.get(job_id), one.settlement))
-                continue
-            job, at = written[job_id]
-            move = moves[job_id]
-            assert move is not None
-            usage = one.settlement.report.usage if isinstance(one.settlement.report, Complete) else None
-            happened.append(
-                Happened(
-                    job,
-                    move.kind,
-                    job.locked_by or "",
-                    JobStatus.RUNNING,
-                    at,
-                    move.to,
-                    move.code,
-                    move.message,
-                    move.outcome,
-                    usage,
-                    deliver=move.to.terminal,
-                )
-            )
-            answers.append(Settled(job))
+            if (done := written.get(one.settlement.job_id)) is None:
+                answers.append(_refusal(there.get(one.settlement.job_id), one.settlement))
+            else:
+                answers.append(Settled(done.job))
+                happened.append(_happened(one, done))
         record(connection, happened)
-        self._count(connection, happened)
+        self._count(connection, happened, {one.job.model_profile for one in written.values() if one.broken})
         return answers
 
     def _decide(self, connection: Connection, reports: Sequence[Report]) -> dict[str, Move | None]:
@@ -147,19 +141,18 @@ class Settling:
             moves[settlement.job_id] = _move(connection, job, settlement, policies) if job and held else None
         return moves
 
-    def _written(
-        self, connection: Connection, decided: Sequence[tuple[Report, Move | None]]
-    ) -> dict[str, tuple[Job, int]]:
-        """Write the moves under their guards; job id → (the job after it, when), for those whose guard held."""
+    def _written(self, connection: Connection, decided: Sequence[tuple[Report, Move | None]]) -> dict[str, _Written]:
+        """Write the moves under their guards; an entry for each job whose guard held."""
+        moves = {report.settlement.job_id: move for report, move in decided if move is not None}
         values = [_values(report, move) for report, move in decided if move is not None]
-        rows = self._write.run(connection, values)
-        written = ((job_of(row), int(row[-1])) for row in rows)
-        return {job.id: (job, at) for job, at in written}
+        written = [(job_of(row), int(row.at), bool(row.broken)) for row in self._write.run(connection, values)]
+        return {job.id: _Written(job, moves[job.id], at, broken) for job, at, broken in written}
 
-    def _count(self, connection: Connection, happened: Sequence[Happened]) -> None:
+    def _count(self, connection: Connection, happened: Sequence[Happened], broken: Collection[str]) -> None:
         """What an ended attempt means to its queue's breaker and its owner's tokens."""
-        if done := {one.job.model_profile for one in happened if one.to is JobStatus.COMPLETED}:
-            connection.execute(self._reset_breaker, {"profiles": sorted(done)})
+        done = {one.job.model_profile for one in happened if one.to is JobStatus.COMPLETED}
+        if healed := done.intersection(broken):
+            connection.execute(self._reset_breaker, {"profiles": sorted(healed)})
         for one in sorted(happened, key=lambda one: one.job.model_profile):
             if one.code == "provider_unavailable":
                 values = {"profile": one.job.model_profile, "most": BREAKER_FAILURES, "hold_ms": BREAKER_HOLD_MS}
@@ -203,6 +196,23 @@ def _move(connection: Connection, job: Job, settlement: Settlement, policies: Po
         retry_after_ms=report.retry_after_ms,
         retryable=report.retryable,
         earlier_codes=earlier,
+    )
+
+
+def _happened(report: Report, written: _Written) -> Happened:
+    job, move, said = written.job, written.move, report.settlement.report
+    return Happened(
+        job,
+        move.kind,
+        job.locked_by or "",
+        JobStatus.RUNNING,
+        written.at,
+        move.to,
+        move.code,
+        move.message,
+        move.outcome,
+        said.usage if isinstance(said, Complete) else None,
+        deliver=move.to.terminal,
     )
 
 
