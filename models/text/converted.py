@@ -78,11 +78,15 @@ def write(
     dtype: torch.dtype,
     on_tensor: OnTensor,
 ) -> None:
-    """Make a copy under a temporary name, then put it in its place in one step."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    """Make a copy under a temporary name, then put it in its place in one step.
+
+    Raises InsufficientStorage where it cannot be written, and leaves nothing then.
+    """
+    staging: Path | None = None
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(directory)
+        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         products = {name for name, _ in linears(empty_model(config, dtype))} if int8 else set()
         save_file(_stored(tensors, config, products, dtype, on_tensor), staging / _WEIGHTS)
         config.save_pretrained(staging)
@@ -94,10 +98,12 @@ def write(
         if directory.exists():
             shutil.rmtree(directory)
         staging.rename(directory)
-    except OSError as error:
-        raise InsufficientStorage(f"the converted copy of the model could not be written: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:  # the safetensors library tells of a full disk in its own way
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InsufficientStorage(f"the converted copy of the model could not be written: {reason}") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _stored(
