@@ -111,13 +111,11 @@ def shown(details: ModelDetails, body: ShowBody) -> Json:
         parse_options(body.options)
         parameters |= {name: value for name, value in body.options.items() if value is not None}
     system = (preset.system or "") if body.system is None else body.system
-    template = preset.template or details.template
-    text = parameters_text(parameters)
     return {
         "license": details.licence or spec.licence,
-        "modelfile": modelfile(full_name(spec), template, system, parameters, preset.messages),
-        "parameters": text,
-        "template": template,
+        "modelfile": modelfile(full_name(spec), preset.template, system, parameters, preset.messages),
+        "parameters": parameters_text(parameters),
+        "template": preset.template or details.template,
         "system": system,
         "details": details_body(details),
         "messages": [message_record(message) for message in preset.messages],

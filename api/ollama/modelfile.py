@@ -14,7 +14,10 @@ def parameters_text(parameters: Mapping[str, Any]) -> str:
 
 
 def modelfile(name: str, template: str, system: str, parameters: Mapping[str, Any], messages: Sequence[Message]) -> str:
-    """What would make this model again. It names the model itself as its source, never a path."""
+    """What would make a model like this one: it starts from the model itself, never from a path.
+
+    `template` is the model's own one, if it has any; the chat template of its files is not of Ollama's kind.
+    """
     lines = [f"FROM {name}"]
     if template:
         lines.append(f"TEMPLATE {_quoted_block(template)}")

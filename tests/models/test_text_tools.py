@@ -13,7 +13,7 @@ import pytest
 from domain.constraint import JsonSchema
 from domain.errors import InvalidRequest
 from domain.generation import FinishReason, GenerationRequest, SamplingParams, TextChunk
-from domain.prompt import Chat, Message, Role
+from domain.prompt import Chat, Message, Role, TokenIds
 from domain.tools import Tool, ToolCall, ToolChoice, ToolMode
 from models.text.engine import TextEngine
 from tests.models.scripted import follow_script
@@ -174,6 +174,15 @@ async def test_a_form_begins_where_the_thinking_ends(engines: dict[str, TextEngi
     free = Chat(USER, tools=(WEATHER,))
     assert await answer(engine, f"{thought}So.\n{SAID['hermes']}", free) == ("So.", "hm, hm", [RIO])
     assert await answer(engine, '{"city": "Rio"}', Chat(USER, think=False), **form) == ('{"city": "Rio"}', "", [])
+
+
+async def test_the_last_tokens_of_a_chat_are_answered_as_that_chat(engines: dict[str, TextEngine]) -> None:
+    chat, engine = Chat(USER, tools=(WEATHER,)), engines["opens"]
+    ids = await engine.encode(chat)
+    follow_script(engine, THOUGHT.removeprefix("<think>\n") + SAID["hermes"])
+    params = SamplingParams(temperature=0.0, max_tokens=300)
+    text, thinking, calls, _ = await told(engine.generate(GenerationRequest(TokenIds(ids[2:], chat), params)))
+    assert (text, thinking, calls) == ("", "hm, hm", [RIO])
 
 
 async def test_thinking_is_counted_and_stop_strings_and_probabilities_leave_it_out(
