@@ -36,11 +36,16 @@ class ServingMachine(RuleBasedStateMachine):
         new=st.integers(1, 12),
         client=st.sampled_from("ab"),
         priority=st.integers(-1, 1),
+        keeping=st.none() | st.integers(0, 8),
     )
-    def ask(self, prefix: list[int], rest: list[int], new: int, client: str, priority: int) -> None:
+    def ask(
+        self, prefix: list[int], rest: list[int], new: int, client: str, priority: int, keeping: int | None
+    ) -> None:
         ids = (prefix + rest)[: self.capacity - 1]
-        new = min(new, self.capacity - len(ids))
+        if keeping is None:
+            new = min(new, self.capacity - len(ids))
         sequence = Sequence(len(self.sequences), ids, GREEDY, new, frozenset(), 0.0, client=client, priority=priority)
+        sequence.keeping, sequence.context = keeping, min(self.capacity, len(ids) + 3)
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
 
@@ -99,7 +104,10 @@ class ServingMachine(RuleBasedStateMachine):
     @invariant()
     def texts_are_what_the_model_says(self) -> None:
         for sequence in self.sequences:
-            ids = sequence.ids[: sequence.prompt_length]
+            ids = sequence.ids[: len(sequence.ids) - len(sequence.output_ids)]
+            if sequence.dropped:
+                assert len(sequence.ids) <= sequence.context
+                continue  # its older words were an answer to what is gone
             for token in sequence.output_ids:
                 assert token == next_token(ids)
                 ids.append(token)
