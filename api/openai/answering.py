@@ -44,27 +44,26 @@ class Work:
         self._keep_alive = keep_alive_of(body.keep_alive)
         self._is_cut = False
 
-    async def events(self, request: GenerationRequest) -> AsyncGenerator[GenerationStarted | TextChunk, None]:
+    def events(self, request: GenerationRequest) -> AsyncGenerator[GenerationStarted | TextChunk, None]:
         """As GenerateText.stream; with `truncate` a prompt that does not fit loses what is oldest in it."""
-        generate, name = self._services.generate, self._body.model
-        if not self._body.truncate:
-            async with aclosing(generate.stream(name, request, keep_alive=self._keep_alive)) as events:
-                async for event in events:
-                    yield event
-            return
-        fitted = FitPrompt(self._services.pool, generate).stream(
-            name,
+        if self._body.truncate:
+            return self._fitted(request)
+        return self._services.generate.stream(self._body.model, request, keep_alive=self._keep_alive)
+
+    async def _fitted(self, request: GenerationRequest) -> AsyncGenerator[GenerationStarted | TextChunk, None]:
+        fitted = FitPrompt(self._services.pool, self._services.generate).stream(
+            self._body.model,
             request,
             by_messages=isinstance(request.prompt, Chat),
             num_keep=_KEPT_TOKENS,
             keep_alive=self._keep_alive,
         )
-        async with aclosing(fitted) as cut_events:
-            async for one in cut_events:
-                if isinstance(one, PromptCut):
+        async with aclosing(fitted) as events:
+            async for event in events:
+                if isinstance(event, PromptCut):
                     self._is_cut = True
                 else:
-                    yield one
+                    yield event
 
     def headers(self) -> Mapping[str, str]:
         """Nothing is cut in silence."""

@@ -13,6 +13,11 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
 
     All run at once, none much further than it is read. The first that fails ends them all; so does closing this one.
     """
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield 0, item
+        return
     ready: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(maxsize=len(streams))
 
     async def pump(number: int, stream: AsyncGenerator[T, None]) -> None:
@@ -29,13 +34,13 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
     try:
         open_streams = len(streams)
         while open_streams:
-            item = await ready.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
+            got = await ready.get()
+            if isinstance(got, Exception):
+                raise got
+            if got is None:
                 open_streams -= 1
             else:
-                yield item
+                yield got
     finally:
         for task in pumps:
             task.cancel()
