@@ -8,8 +8,9 @@ from typing import Any
 from application.events import ModelDeleted, ModelMade, ModelPulled, Publish
 from application.model_pool import ModelPool
 from application.ports import ModelLibrary
+from domain.errors import InvalidRequest, ModelExists
 from domain.library import NewModel, PullProgress, PullStage
-from domain.model import ModelSpec
+from domain.model import ModelSpec, WeightFormat
 
 
 class ManageModels:
@@ -41,7 +42,10 @@ class ManageModels:
             self._publish(ModelDeleted(gone.id))
             return gone
 
-        return await self._change(self._pool.repository.find(name).id, delete)
+        present = self._pool.repository.find(name)
+        if present.format is WeightFormat.REMOTE:
+            raise InvalidRequest(f"model '{present.id}' lies with another server: there is nothing to delete here")
+        return await self._change(present.id, delete)
 
     async def copy(self, source: str, destination: str) -> ModelSpec:
         """Give `source` a second name. Raises ModelNotFound, InvalidRequest, ModelExists, ModelBusy."""
@@ -65,10 +69,13 @@ class ManageModels:
 
     async def _change(self, model_id: str, work: Callable[[], Coroutine[Any, Any, ModelSpec]]) -> ModelSpec:
         """Do `work` while the model of exactly that name, if there is one, is out of memory."""
-        present = {spec.id.lower(): spec.id for spec in self._pool.repository.installed()}.get(model_id.lower())
+        installed = {spec.id.lower(): spec for spec in self._pool.repository.installed()}
+        present = installed.get(model_id.strip().lower())
+        if present is not None and present.format is WeightFormat.REMOTE:
+            raise ModelExists(f"'{present.id}' is the name of another server's model")
 
         async def alone() -> ModelSpec:
-            async with nullcontext() if present is None else self._pool.removing(present):
+            async with nullcontext() if present is None else self._pool.removing(present.id):
                 return await work()
 
         return await asyncio.shield(asyncio.create_task(alone(), name="change of a model on disk"))

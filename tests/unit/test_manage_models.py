@@ -2,15 +2,16 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from application.events import ModelDeleted, ModelMade, ModelPulled, ModelUnloaded
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
-from domain.errors import InsufficientStorage, ModelBusy, ModelExists, ModelNotFound, ModelPinned
+from domain.errors import InsufficientStorage, InvalidRequest, ModelBusy, ModelExists, ModelNotFound, ModelPinned
 from domain.library import NewModel, PullStage
-from domain.model import Task
+from domain.model import Task, WeightFormat
 from domain.preset import Preset
 from tests.fakes.events import RecordedEvents
 from tests.fakes.library import FakeModelLibrary
@@ -130,3 +131,15 @@ async def test_a_pull_is_a_stream_that_closing_ends(
 async def test_an_unknown_name_fails_before_the_first_step_of_a_pull(manage: ManageModels) -> None:
     with pytest.raises(ModelNotFound):
         await anext(manage.pull("nosuch"))
+
+
+@virtual_time
+async def test_another_servers_model_is_neither_deleted_nor_replaced(
+    manage: ManageModels, repository: FakeModelRepository
+) -> None:
+    repository.specs.append(replace(text_spec("cloud:big"), format=WeightFormat.REMOTE))
+    with pytest.raises(InvalidRequest, match="lies with another server"):
+        await manage.delete("cloud:big")
+    with pytest.raises(ModelExists, match="another server's model"):
+        await manage.copy("a:1b", "Cloud:big")
+    assert names(repository)[-1] == "cloud:big"
