@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from application.ports import ModelLibrary
-from domain.errors import IngleError
+from domain.errors import IngleError, ModelNotFound
 from domain.library import ModelDetails
 from domain.model import ModelSpec
 
@@ -34,13 +34,19 @@ class KnownDetails:
         if key not in self._known:
             try:
                 self._known[key] = await self._library.details(spec.id)
+            except ModelNotFound:
+                # A model of another server has no files here.
+                return _details_of(spec)
             except IngleError as error:
                 # A listing shows what can be shown; whoever loads the model is told what is wrong with it.
                 _log.warning("details of a model cannot be read", model=spec.id, reason=str(error))
-                return ModelDetails(
-                    spec, spec.family, spec.title, parameters=spec.parameters, context_length=spec.context_length
-                )
+                return _details_of(spec)
         return self._known[key]
+
+
+def _details_of(spec: ModelSpec) -> ModelDetails:
+    """As much as is known without the files."""
+    return ModelDetails(spec, spec.family, spec.title, parameters=spec.parameters, context_length=spec.context_length)
 
 
 def full_name(spec: ModelSpec) -> str:

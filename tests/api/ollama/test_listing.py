@@ -1,11 +1,12 @@
 """GET /api/tags, /api/ps, POST /api/show, and the small routes."""
 
 from dataclasses import replace
+from typing import Any
 
 import httpx2
 import pytest
 
-from domain.errors import ModelLoadFailed
+from domain.errors import ModelLoadFailed, ModelNotFound
 from domain.library import ModelDetails
 from domain.preset import Preset
 from domain.prompt import Message, Role
@@ -126,6 +127,15 @@ async def test_show_tells_what_a_model_is(world: World, client: httpx2.AsyncClie
     }
     assert 'SYSTEM """be polite"""' in answer["modelfile"]
     assert answer["modelfile"].startswith(f"FROM {PRESET}\n")
+
+
+async def test_a_model_of_another_server_is_shown_as_far_as_it_is_known(
+    world: World, client: httpx2.AsyncClient, log: list[Any]
+) -> None:
+    world.library.details_failures[TEXT] = ModelNotFound(TEXT)
+    info = whole(await client.post("/api/show", json={"model": TEXT}))["model_info"]
+    assert (info["general.architecture"], info["tiny.context_length"]) == ("tiny", 4096)
+    assert not [entry for entry in log if entry["log_level"] == "warning"]
 
 
 async def test_show_with_verbose_adds_the_vocabulary(client: httpx2.AsyncClient) -> None:
