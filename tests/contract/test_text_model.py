@@ -108,6 +108,37 @@ async def test_a_prompt_beyond_the_context_is_refused(model: TextModel) -> None:
     assert caught.value.details["context_length"] == model.info.context_length
 
 
+async def test_a_request_s_own_context_bounds_prompt_and_answer(model: TextModel) -> None:
+    length = len(await model.encode(PROMPTS[0]))
+    finish = (await collect(model, replace(ask(4), num_ctx=length + 2)))[-1].finish
+    assert finish is not None
+    assert (finish.reason, finish.usage.completion_tokens) == (FinishReason.LENGTH, 2)
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await collect(model, replace(ask(4), num_ctx=length))
+    assert caught.value.details["context_length"] == length
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+async def test_the_prompt_is_told_with_the_first_chunk_of_each_answer(model: TextModel, tokens: int) -> None:
+    told: dict[int, list[TextChunk]] = {}
+    for chunk in await collect(model, replace(ask(tokens), n=2, prompt_logprobs=1)):
+        told.setdefault(chunk.index, []).append(chunk)
+    ids = await model.encode(PROMPTS[0])
+    for first, *others in told.values():
+        assert tuple(entry.token_id for entry in first.prompt) == ids
+        assert [entry.logprob is None for entry in first.prompt] == [True] + [False] * (len(ids) - 1)
+        assert all(len(entry.top) == 1 for entry in first.prompt[1:])
+        assert not any(chunk.prompt for chunk in others)
+    assert all(not chunk.prompt for chunk in await collect(model, ask(3)))
+
+
+async def test_an_answer_goes_on_where_its_last_message_ends(model: TextModel) -> None:
+    begun = Chat((*USER.messages, Message(Role.ASSISTANT, "and then")), continue_final_message=True)
+    finish = (await collect(model, ask(3, begun)))[-1].finish
+    assert finish is not None
+    assert finish.usage.prompt_tokens == len(await model.encode(begun))
+
+
 async def test_a_closed_answer_leaves_the_others_alone(model: TextModel) -> None:
     whole = text_of(await collect(model, ask(4)))
     leaving = model.generate(ask(4))
