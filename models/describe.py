@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from domain.model import MAX_CONTEXT_LENGTH, ModelSpec, Task, WeightFormat
+from domain.preset import Preset
 from models.catalog import PART_OF_GGUF, SPLIT_ADVICE, is_model_file
+from models.generation_settings import FILE as SETTINGS_FILE
+from models.generation_settings import preset_of
 from models.headers import BadHeader, gguf_header, safetensors_parameters
 from models.templates import capabilities_of
 
@@ -108,7 +111,12 @@ def _describe_safetensors(
         size_bytes=size,
         parameters=sum(safetensors_parameters(path / name) for name in weights),
         capabilities=("embedding",) if is_encoder else capabilities_of(template_of(path, names)),
+        preset=Preset() if is_encoder else _own_settings(path, names),
     )
+
+
+def _own_settings(path: Path, names: Sequence[str]) -> Preset:
+    return preset_of(read_json(path / SETTINGS_FILE)) if SETTINGS_FILE in names else Preset()
 
 
 def _describe_ctranslate2(path: Path, names: Sequence[str], model_id: str, size: int) -> ModelSpec:

@@ -152,10 +152,10 @@ def any_schema(dice: random.Random, depth: int) -> Json:
     ]
     if depth == 2 or dice.random() < 0.6:
         return dice.choice(simple)
-    return dice.choice(
-        [
-            lambda: any_object(dice, depth + 1),
-            lambda: {"type": "array", "items": any_schema(dice, depth + 1), "maxItems": 2},
-            lambda: {"anyOf": [any_schema(dice, depth + 1) for _ in range(2)]},
-        ]
-    )()
+    match dice.choice(("object", "array", "either")):
+        case "object":
+            return any_object(dice, depth + 1)
+        case "array":
+            return {"type": "array", "items": any_schema(dice, depth + 1), "maxItems": 2}
+        case _:
+            return {"anyOf": [any_schema(dice, depth + 1) for _ in range(2)]}
