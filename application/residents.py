@@ -19,9 +19,10 @@ class ResidentState(StrEnum):
 class Resident:
     """A model in memory, or on its way, as others may see it. Times are seconds since the epoch.
 
-    `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires. `need` is
-    what was foreseen of its memory and `bytes_taken` what its load was seen to take, None where others were taking and
-    giving back at the same time; `held_back` tells that newcomers wait, as somebody waits for this model to leave.
+    `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires; `keep_alive`
+    is how many seconds it stays after its last use, or FOREVER. `need` is what was foreseen of its memory and
+    `bytes_taken` what its load was seen to take, None where others were taking and giving back at the same time;
+    `held_back` tells that newcomers wait, as somebody waits for this model to leave.
     """
 
     spec: ModelSpec
@@ -32,6 +33,7 @@ class Resident:
     loaded_at: float
     last_used_at: float
     expires_at: float | None
+    keep_alive: float
     need: MemoryNeed
     bytes_taken: int | None = None
     held_back: bool = False

@@ -99,6 +99,7 @@ class Slot:
             loaded_at=self.loaded_at,
             last_used_at=self.last_used_at,
             expires_at=self.expires_at,
+            keep_alive=self.keep_alive,
             need=self.need,
             bytes_taken=self.bytes_taken,
             held_back=not self.open.is_set(),

@@ -95,7 +95,10 @@ async def in_memory(services: Services, known: KnownDetails) -> list[Json]:
 
 
 def _expires_at(resident: Resident, now: float) -> float:
-    return resident.expires_at if resident.expires_at is not None else now + _CENTURY
+    if resident.expires_at is not None:
+        return resident.expires_at
+    # In use: its time begins when the last use ends, which is not before now.
+    return now + (_CENTURY if resident.pinned else min(resident.keep_alive, _CENTURY))
 
 
 def _on_gpu(model: Model) -> int:

@@ -1,11 +1,11 @@
 """What the tests of this dialect have in common: its models, and how its answers are read."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 import orjson
 
-from api.times import NANOSECONDS
 from domain.model import ModelSpec
 from domain.preset import Preset
 from tests.api.world import World
@@ -72,7 +72,8 @@ def refused(response: httpx2.Response, status: int, text: str) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-def seconds(nanoseconds: int) -> float:
-    """A duration of an answer."""
-    assert isinstance(nanoseconds, int)
-    return nanoseconds / NANOSECONDS
+def moment(text: str) -> float:
+    """Seconds since the epoch of a date in an answer, which has nine digits after the point."""
+    whole_seconds, _, fraction = text.removesuffix("Z").partition(".")
+    assert len(fraction) == 9
+    return datetime.strptime(whole_seconds, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp() + int(fraction) / 1e9

@@ -8,9 +8,10 @@ import pytest
 
 from domain.errors import ModelLoadFailed, ModelNotFound
 from domain.library import ModelDetails
+from domain.model import Task
 from domain.preset import Preset
 from domain.prompt import Message, Role
-from tests.api.ollama.asking import PRESET, install, refused, spec, whole
+from tests.api.ollama.asking import PRESET, install, moment, refused, spec, whole
 from tests.api.world import EMBEDDING, SPEECH, TEXT, World
 
 
@@ -97,6 +98,12 @@ async def test_ps_shows_what_is_in_memory_the_longest_remaining_first(world: Wor
         "name", "model", "size", "digest", "details", "expires_at", "size_vram", "context_length",
     }  # fmt: skip
     assert (text["size"], text["size_vram"], text["context_length"]) == (1 << 30, 0, 4096)
+
+
+async def test_a_model_in_use_expires_its_keep_alive_from_now(world: World, client: httpx2.AsyncClient) -> None:
+    async with world.pool.lend(TEXT, Task.TEXT, keep_alive=90.0):
+        (model,) = whole(await client.get("/api/ps"))["models"]
+        assert moment(model["expires_at"]) - world.services.clock.now() == pytest.approx(90, abs=1.0)
 
 
 async def test_show_tells_what_a_model_is(world: World, client: httpx2.AsyncClient) -> None:

@@ -1,14 +1,13 @@
 """A model and nothing to write: it comes or goes. How long it stays is seen in /api/ps."""
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 import pytest
 
 from domain.keep_alive import FOREVER
-from tests.api.ollama.asking import USER, lines_of, refused, whole
+from tests.api.ollama.asking import USER, lines_of, moment, refused, whole
 from tests.api.world import EMBEDDING, TEXT, World, until
 
 CHAT: dict[str, Any] = {"message": {"role": "assistant", "content": ""}}
@@ -61,7 +60,7 @@ async def test_keep_alive_is_spelt_in_many_ways(
     body = {"model": TEXT, "prompt": "a", "stream": False, "keep_alive": spelling}
     whole(await client.post("/api/generate", json=body))
     (model,) = whole(await client.get("/api/ps"))["models"]
-    left = _moment(model["expires_at"]) - world.services.clock.now()
+    left = moment(model["expires_at"]) - world.services.clock.now()
     if seconds == FOREVER:
         assert left > 99 * 365 * 86_400
     else:
@@ -88,11 +87,4 @@ async def test_the_latest_keep_alive_counts(world: World, client: httpx2.AsyncCl
         body = {"model": TEXT, "prompt": "a", "stream": False, "keep_alive": keep_alive}
         whole(await client.post("/api/generate", json=body))
     (model,) = whole(await client.get("/api/ps"))["models"]
-    assert _moment(model["expires_at"]) - world.services.clock.now() == pytest.approx(60, abs=1.0)
-
-
-def _moment(text: str) -> float:
-    whole_seconds, _, fraction = text.removesuffix("Z").partition(".")
-    moment = datetime.strptime(whole_seconds, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
-    assert len(fraction) == 9
-    return moment.timestamp() + int(fraction) / 1e9
+    assert moment(model["expires_at"]) - world.services.clock.now() == pytest.approx(60, abs=1.0)
