@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from domain.eviction import Holding, victims_for
+from domain.memory import MemoryBudget
 from domain.model import Task
 
 
@@ -83,35 +84,37 @@ class DeviceArbiter:
     sharing: Sharing = Sharing.AUTO
     max_hold: float = 30.0
 
-    def decide(self, wish: Wish, room: int, tenants: Iterable[Tenant]) -> Decision:
-        """What to do for `wish`, the first in line, when `room` bytes may be taken."""
+    def decide(self, wish: Wish, budget: MemoryBudget, tenants: Iterable[Tenant]) -> Decision:
+        """What to do for `wish`, the first in line."""
         tenants = list(tenants)
         strangers = [tenant for tenant in tenants if self._may_not_stay(tenant, wish)]
-        if wish.bytes <= room and not strangers:
+        if wish.bytes <= budget.room and not strangers:
             return Load()
         leaving = [tenant.holding.model_id for tenant in tenants if tenant.leaving]
         if leaving:
             # What they give back cannot be measured yet.
             return self._patiently(wish, Wait(), leaving)
-        others = [tenant for tenant in tenants if tenant not in strangers]
-        return self._make_room(wish, wish.bytes - room, strangers, others)
+        pinned = [tenant.holding for tenant in tenants if tenant.holding.pinned]
+        movable = [tenant for tenant in tenants if not tenant.holding.pinned]
+        never = wish.bytes > budget.ceiling - sum(holding.bytes for holding in pinned)
+        if never or not movable or any(tenant.holding.pinned for tenant in strangers):
+            return NeverFits([holding.model_id for holding in pinned])
+        return self._make_room(wish, wish.bytes - budget.room, strangers, movable)
 
-    def _make_room(self, wish: Wish, shortage: int, strangers: Sequence[Tenant], others: Sequence[Tenant]) -> Decision:
-        """All `strangers` have to go, and of the `others` as many as give back what is short then."""
-        pinned = [tenant.holding.model_id for tenant in (*strangers, *others) if tenant.holding.pinned]
-        if any(tenant.holding.pinned for tenant in strangers):
-            return NeverFits(pinned)
+    def _make_room(self, wish: Wish, shortage: int, strangers: Sequence[Tenant], movable: Sequence[Tenant]) -> Decision:
+        """All `strangers` have to go, and of the other `movable` as many as give back what is short then."""
         shortage -= sum(tenant.holding.bytes for tenant in strangers)
-        holdings = [tenant.holding for tenant in others]
-        victims = victims_for(shortage, holdings)
+        others = [tenant.holding for tenant in movable if tenant not in strangers]
+        victims = victims_for(shortage, others)
         if victims is None:
-            victims = victims_for(shortage, [replace(holding, in_use=False) for holding in holdings])
+            victims = victims_for(shortage, [replace(holding, in_use=False) for holding in others])
         if victims is None:
-            return NeverFits(pinned)
-        going = [tenant for tenant in others if tenant.holding.model_id in victims]
-        busy = [tenant for tenant in (*strangers, *going) if tenant.holding.in_use]
+            # More is held than what was seen to be taken: it is found out when they have gone.
+            victims = [holding.model_id for holding in others]
+        going = [tenant for tenant in movable if tenant in strangers or tenant.holding.model_id in victims]
+        busy = [tenant for tenant in going if tenant.holding.in_use]
         if not busy:
-            return Evict([*(tenant.holding.model_id for tenant in strangers), *victims])
+            return Evict([tenant.holding.model_id for tenant in going])
         held_back = [tenant.holding.model_id for tenant in busy if self._may_be_stopped(tenant, wish)]
         return self._patiently(wish, Wait(held_back), [tenant.holding.model_id for tenant in busy])
 

@@ -83,7 +83,9 @@ class Room:
                 while True:
                     _check_wanted(slot)
                     wish = Wish(slot.spec.task, need.total, self._clock.monotonic() - began)
-                    decision = self._arbiter.decide(wish, self._room(need.device), self._tenants(slot, need.device))
+                    decision = self._arbiter.decide(
+                        wish, self._repository.budget(need.device), self._tenants(slot, need.device)
+                    )
                     if not isinstance(decision, Load) and not reclaimed:
                         # Caches and garbage are cheaper to lose than a model.
                         reclaimed = True
@@ -112,9 +114,8 @@ class Room:
 
     def too_big(self, slot: Slot, need: MemoryNeed, pinned: Sequence[str]) -> InsufficientMemory:
         """The refusal of a model that does not fit, with what would help."""
-        budget = self._repository.budget(need.device)
-        others = sum(other.need.total for other in self._on(need.device) if other is not slot and not other.pinned)
-        available = budget.room + others
+        held = sum(_bytes_of(other) for other in self._on(need.device) if other is not slot and other.pinned)
+        available = max(0, self._repository.budget(need.device).ceiling - held)
         wishes = ["choose a smaller model"]
         if _could_be_narrower(slot.options, need):
             wishes.append("load it with quantization int8")
@@ -143,9 +144,6 @@ class Room:
         others = [other for other in self._on(slot.need.device) if other is not slot and other.is_booked]
         is_still = all(other.state is ResidentState.LOADED for other in others)
         return Look(budget.held + budget.promised, tuple(map(id, others)) if is_still else None)
-
-    def _room(self, device: str) -> int:
-        return self._repository.budget(device).room
 
     def _on(self, device: str) -> Sequence[Slot]:
         return [slot for slot in self._slots() if slot.need.device == device]
@@ -190,10 +188,14 @@ def _let_in(slots: Sequence[Slot]) -> None:
         slot.open.set()
 
 
+def _bytes_of(slot: Slot) -> int:
+    """What comes back when the model leaves: less than its weights is seen only where it moved into what lay about."""
+    return slot.need.total if slot.bytes_taken is None else max(slot.bytes_taken, slot.need.weights)
+
+
 def _tenant(slot: Slot) -> Tenant:
-    bytes_held = slot.need.total if slot.bytes_taken is None else slot.bytes_taken
     in_use = slot.users > 0 or slot.state is ResidentState.LOADING
-    holding = Holding(slot.spec.id, bytes_held, slot.keep_alive, slot.last_used_at, in_use, slot.pinned)
+    holding = Holding(slot.spec.id, _bytes_of(slot), slot.keep_alive, slot.last_used_at, in_use, slot.pinned)
     return Tenant(slot.spec.task, holding, leaving=slot.state is ResidentState.UNLOADING)
 
 

@@ -68,7 +68,8 @@ class MemoryBudget:
     """What models may take of one device's memory, now. Sizes in bytes.
 
     `limit` is the most that may be held there, `held` what is, measured; `free` is what the machine has left above
-    what must stay free. `promised` is given away and not taken yet: loads under way, caches that fill up later.
+    what must stay free. `promised` is given away and not taken yet: loads under way, caches that fill up later. `base`
+    is the part of `held` that no model gives back.
     """
 
     device: str
@@ -76,6 +77,12 @@ class MemoryBudget:
     held: int
     free: int
     promised: int = 0
+    base: int = 0
+
+    @property
+    def ceiling(self) -> int:
+        """What could be taken if every model left."""
+        return max(0, min(self.limit, self.free + self.held) - self.base)
 
     @property
     def room(self) -> int:

@@ -57,6 +57,7 @@ class Budgets:
         self._lock = threading.RLock()
         self._bookings: dict[str, _Bookings] = {}
         self._caches: dict[str, weakref.WeakSet[Growing]] = {}
+        self._least_held: dict[str, int] = {}
 
     def of(self, device: str) -> MemoryBudget:
         """The budget of `cpu` or `cuda:N`, now."""
@@ -65,7 +66,8 @@ class Budgets:
             promised = sum(cache.untouched_bytes for cache in self._caches.get(device, ()))
             if (bookings := self._bookings.get(device)) is not None:
                 promised += bookings.outstanding(held)
-            return MemoryBudget(device, limit, held, free, promised)
+            base = self._least_held[device] = min(held, self._least_held.get(device, held))
+            return MemoryBudget(device, limit, held, free, promised, base)
 
     @contextmanager
     def booked(self, need: MemoryNeed, name: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,8 @@ class OptimizedModelRepository:
         self._decoder = decoder
         self._policy = policy
         self._budgets = Budgets(policy.budget)
+        # transformers makes models without weights by patching torch for all threads: two at once get mixed up.
+        self._transformers = threading.Lock()
         self._threads: dict[str, InferenceThread] = {}
         self._texts: weakref.WeakSet[TextEngine] = weakref.WeakSet()
 
@@ -117,11 +120,12 @@ class OptimizedModelRepository:
     ) -> LoadedModel:
         self._store.verify(installed)
         try:
-            if installed.spec.task is Task.TEXT:
-                return self._load_text(installed, need, options, on_progress)
             if installed.spec.task is Task.SPEECH:
                 return self._load_speech(installed, need, options, on_progress)
-            return self._load_embedding(installed, options, on_progress)
+            with self._transformers:
+                if installed.spec.task is Task.TEXT:
+                    return self._load_text(installed, need, options, on_progress)
+                return self._load_embedding(installed, options, on_progress)
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error)
         finally:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Sharing, Tenant, Wait, Wish
 from domain.eviction import Holding, victims_for
+from domain.memory import MemoryBudget
 from domain.model import Task
 
 holdings = st.lists(
@@ -26,6 +27,11 @@ holdings = st.lists(
 
 def held(model_id: str, size: int = 1, **more: object) -> Holding:
     return Holding(model_id, size, **{"keep_alive": 300.0, "last_used_at": 0.0, **more})  # type: ignore[arg-type]
+
+
+def room(size: int, ceiling: int = 100) -> MemoryBudget:
+    """A device with that much room now, and that much if everybody left."""
+    return MemoryBudget("cpu", ceiling, ceiling - size, size)
 
 
 def text(model_id: str, size: int = 1, **more: object) -> Tenant:
@@ -78,65 +84,72 @@ def test_victims_are_idle_give_back_enough_and_none_is_needless(needed: int, the
 
 
 def test_what_fits_is_loaded_beside_the_other_group() -> None:
-    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), 2, [text("t", in_use=True)]) == Load()
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), room(2), [text("t", in_use=True)]) == Load()
 
 
 def test_idle_models_of_either_group_leave_for_what_does_not_fit() -> None:
-    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), 1, [text("t"), speech("s", 3)]) == Evict(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 2), room(1), [text("t"), speech("s", 3)]) == Evict(["t"])
 
 
 def test_busy_models_in_the_way_take_no_newcomers_until_they_have_left_or_the_hold_is_over() -> None:
     there = [text("t", in_use=True), text("pinned", 9, pinned=True)]
-    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=29.0), 0, there) == Wait(["t"])
-    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=30.0), 0, there) == GiveUp(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=29.0), room(0), there) == Wait(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=30.0), room(0), there) == GiveUp(["t"])
 
 
 def test_nobody_leaves_before_everybody_who_has_to_can() -> None:
     there = [text("idle"), text("busy", in_use=True)]
-    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), 0, there) == Wait(["busy"])
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), room(0), there) == Wait(["busy"])
 
 
 def test_what_is_being_given_back_is_waited_for() -> None:
     there = [Tenant(Task.TEXT, held("going"), leaving=True), text("idle", 5)]
-    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), 0, there) == Wait()
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 2), room(0), there) == Wait()
 
 
 def test_a_model_larger_than_all_that_can_leave_never_fits() -> None:
     there = [text("busy", 2, in_use=True), text("pinned", 5, pinned=True)]
-    assert DeviceArbiter().decide(Wish(Task.TEXT, 4), 1, there) == NeverFits(["pinned"])
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 4), room(1, ceiling=8), there) == NeverFits(["pinned"])
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 4), room(1), [text("pinned", pinned=True)]) == NeverFits(["pinned"])
+
+
+def test_what_is_held_beyond_what_was_seen_to_be_taken_is_found_out_by_unloading() -> None:
+    there = [text("grown", 1), text("grown too", 1)]
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 50), room(10), there) == Evict(["grown", "grown too"])
+    assert DeviceArbiter().decide(Wish(Task.TEXT, 50), room(10), []) == NeverFits([])
 
 
 def test_groups_that_exclude_each_other_swap_even_where_both_fit() -> None:
     arbiter = DeviceArbiter(Sharing.EXCLUSIVE)
-    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t"), speech("s")]) == Evict(["t"])
-    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t", in_use=True)]) == Wait(["t"])
-    assert arbiter.decide(Wish(Task.EMBEDDING, 1), 9, [text("t", in_use=True)]) == Load()
-    assert arbiter.decide(Wish(Task.SPEECH, 1), 9, [text("t", pinned=True)]) == NeverFits(["t"])
-    assert arbiter.decide(Wish(Task.SPEECH, 3), 2, [text("t"), speech("s", 1)]) == Evict(["t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 1), room(9), [text("t"), speech("s")]) == Evict(["t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 1), room(9), [text("t", in_use=True)]) == Wait(["t"])
+    assert arbiter.decide(Wish(Task.EMBEDDING, 1), room(9), [text("t", in_use=True)]) == Load()
+    assert arbiter.decide(Wish(Task.SPEECH, 1), room(9), [text("t", pinned=True)]) == NeverFits(["t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 3), room(2), [text("t"), speech("s", 1)]) == Evict(["t"])
 
 
 def test_groups_that_share_come_what_may_do_not_stop_each_other() -> None:
     arbiter = DeviceArbiter(Sharing.SHARED)
     there = [text("t", in_use=True), speech("s", in_use=True)]
-    assert arbiter.decide(Wish(Task.SPEECH, 2), 0, there) == Wait(["s"])
+    assert arbiter.decide(Wish(Task.SPEECH, 2), room(0), there) == Wait(["s"])
 
 
 @given(
     size=st.integers(1, 100),
-    room=st.integers(0, 100),
+    now=st.integers(0, 100),
     there=holdings,
     sharing=st.sampled_from(Sharing),
     tasks=st.lists(st.sampled_from(Task), min_size=6, max_size=6),
     waited=st.sampled_from([0.0, 31.0]),
 )
 def test_a_decision_always_leads_on(
-    size: int, room: int, there: list[Holding], sharing: Sharing, tasks: list[Task], waited: float
+    size: int, now: int, there: list[Holding], sharing: Sharing, tasks: list[Task], waited: float
 ) -> None:
     tenants = [Tenant(task, holding) for task, holding in zip(tasks, there, strict=False)]
-    decision = DeviceArbiter(sharing).decide(Wish(Task.TEXT, size, waited), room, tenants)
+    decision = DeviceArbiter(sharing).decide(Wish(Task.TEXT, size, waited), room(now), tenants)
     by_id = {holding.model_id: holding for holding in there}
     if isinstance(decision, Load):
-        assert size <= room
+        assert size <= now
     elif isinstance(decision, Evict):
         gone = [by_id[model_id] for model_id in decision.model_ids]
         assert gone, "it would be asked for ever"
