@@ -16,9 +16,9 @@ from models.library import StoredLibrary
 from models.store import ModelStore
 from tests.fakes.registry import Fault, Hold, Registry
 from tests.models.pulling import BOXED, FIRST_WHEEL, GGUF, PAIRED, open_store
-from tests.models.weight_files import QWEN, gguf, write
+from tests.models.weight_files import QWEN, Content, Field, gguf, write
 
-FIELDS = {
+FIELDS: dict[str, Field] = {
     "general.architecture": "qwen2",
     "general.basename": "Qwen2.5-Coder",
     "general.license": "apache-2.0",
@@ -115,7 +115,7 @@ async def test_a_gguf_file_tells_its_details(tmp_path: Path, library: StoredLibr
 
 
 async def test_a_directory_of_safetensors_tells_its_details(tmp_path: Path, library: StoredLibrary) -> None:
-    config = {
+    config: dict[str, object] = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "max_position_embeddings": 32768,
@@ -123,8 +123,11 @@ async def test_a_directory_of_safetensors_tells_its_details(tmp_path: Path, libr
         "num_hidden_layers": 24,
         "vocab_size": 3,
     }
-    tokenizer = {"model": {"vocab": {"b": 1, "a": 0}}, "added_tokens": [{"id": 2, "content": "<|end|>"}]}
-    extra = {
+    tokenizer: dict[str, object] = {
+        "model": {"vocab": {"b": 1, "a": 0}},
+        "added_tokens": [{"id": 2, "content": "<|end|>"}],
+    }
+    extra: dict[str, Content] = {
         "config.json": config,
         "tokenizer.json": tokenizer,
         "LICENSE.txt": "Do good.",
