@@ -3,12 +3,14 @@
 import ctypes
 import importlib.util
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import ctranslate2
 
@@ -18,12 +20,16 @@ from domain.repositories import LoadProgress, OnLoadProgress
 from domain.transcription import Caveat
 from models import memory
 from models.inference_thread import InferenceThread
+from models.speech import self_test
 from models.speech.abilities import Abilities
 from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.options import EngineOptions
 from models.speech.whisper import WhisperEars
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 CPU_LADDER = ("int8", "int16", "float32")
 CUDA_LADDER = ("float16", "int8_float16", "int8_float32", "float32")
@@ -123,21 +129,62 @@ def _load(name: str, directory: Path, device: str, compute_type: str, cpu_thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     if kind == "cuda":
         _preload_cublas()
-    reason = "no compute type fits the device"
-    for rung in ladder(kind, compute_type, _supported(name, kind, int(index or 0))):
+
+    def load(rung: str) -> Checkpoint:
+        return Checkpoint.load(
+            directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
+        )
+
+    def check(loaded: Checkpoint) -> str | None:
+        ears = WhisperEars(loaded)
+        wrong = self_test.what_is_wrong(ears) if kind == "cuda" else None
+        if wrong is not None:
+            ears.close()
+        return wrong
+
+    try:
+        return first_that_works(ladder(kind, compute_type, _supported(name, kind, int(index or 0))), load, check)
+    except NoRungLeft as error:
+        if error.out_of_memory:
+            raise InsufficientMemory(f"'{name}' does not fit on {device}: {error}") from None
+        raise ModelLoadFailed(f"'{name}' cannot be used on {device}: {error}") from None
+    except RuntimeError as error:
+        raise _refusal(name, device, str(error).replace(f"{directory}{os.sep}", "")) from None
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise _damaged(name, "tokenizer.json", str(error)) from None
+
+
+class NoRungLeft(Exception):
+    """No compute type works; the message says why the last one does not."""
+
+    def __init__(self, reason: str, *, out_of_memory: bool) -> None:
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
+
+
+def first_that_works(rungs: Sequence[str], load: Callable[[str], T], check: Callable[[T], str | None]) -> T:
+    """What `load` gives for the first of `rungs` that fits into memory and that `check` finds nothing wrong with.
+
+    Raises NoRungLeft, and what `load` raises for other reasons than memory.
+    """
+    reason, out_of_memory = "it supports none of the compute types that are tried", False
+    for rung in rungs:
         try:
-            return Checkpoint.load(
-                directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
-            )
+            loaded = load(rung)
         except MemoryError:
-            reason = "the machine's memory is used up"
+            reason, out_of_memory = "the machine's memory is used up", True
+            continue
         except RuntimeError as error:
-            reason = str(error)
-            if "out of memory" not in reason:
-                raise _refusal(name, device, reason.replace(f"{directory}{os.sep}", "")) from None
-        except Exception as error:  # the tokenizers library raises bare exceptions
-            raise _damaged(name, "tokenizer.json", str(error)) from None
-    raise InsufficientMemory(f"'{name}' does not fit on {device}: {reason}")
+            if "out of memory" not in str(error):
+                raise
+            reason, out_of_memory = str(error), True
+            continue
+        wrong = check(loaded)
+        if wrong is None:
+            return loaded
+        log.warning("compute type %s is not used: %s", rung, wrong)
+        reason, out_of_memory = f"{rung} was tried on a known clip, and {wrong}", False
+    raise NoRungLeft(reason, out_of_memory=out_of_memory)
 
 
 def _supported(name: str, kind: str, index: int) -> Collection[str]:

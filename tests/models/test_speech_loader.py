@@ -10,7 +10,9 @@ from domain.model import ModelSpec, Task, WeightFormat
 from domain.transcription import SpeechTask, TranscriptionRequest
 from models.speech.abilities import Abilities
 from models.speech.decoder import AudioDecoder
-from models.speech.loader import check_directory, ladder, load_whisper
+from models.speech.loader import NoRungLeft, check_directory, first_that_works, ladder, load_whisper
+from models.speech.self_test import edits, what_is_wrong
+from tests.models.scripted_ears import ScriptedEars, said
 
 
 def spec(name: str, hub_id: str | None = None) -> ModelSpec:
@@ -131,3 +133,47 @@ def test_an_english_checkpoint_detects_nothing_and_refuses_french() -> None:
     assert abilities.language_for(TranscriptionRequest()) == "en"
     with pytest.raises(UnsupportedCapability, match="fr"):
         abilities.language_for(TranscriptionRequest(language="fr"))
+
+
+# -- rungs ----------------------------------------------------------------------------------------------
+
+
+def test_a_compute_type_that_gives_empty_texts_is_skipped() -> None:
+    texts = {"float16": "", "int8_float16": " And so on, and on.", "float32": f" {KENNEDY}"}
+    tried: list[str] = []
+
+    def load(rung: str) -> ScriptedEars:
+        tried.append(rung)
+        return ScriptedEars(answer=lambda asked: said(texts[rung], asked.seconds))
+
+    ears = first_that_works(list(texts), load, what_is_wrong)
+    assert tried == ["float16", "int8_float16", "float32"]
+    assert what_is_wrong(ears) is None
+    with pytest.raises(NoRungLeft, match="its text is empty") as refusal:
+        first_that_works(["float16"], load, what_is_wrong)
+    assert not refusal.value.out_of_memory
+
+
+def test_a_compute_type_that_does_not_fit_is_skipped_and_other_failures_are_told() -> None:
+    def load(rung: str) -> str:
+        if rung == "float32":
+            raise RuntimeError("CUDA failed with error out of memory")
+        if rung == "int16":
+            raise RuntimeError("Unable to open file")
+        return rung
+
+    assert first_that_works(["float32", "int8"], load, lambda loaded: None) == "int8"
+    with pytest.raises(NoRungLeft) as refusal:
+        first_that_works(["float32"], load, lambda loaded: None)
+    assert refusal.value.out_of_memory
+    with pytest.raises(RuntimeError, match="Unable to open"):
+        first_that_works(["float32", "int16", "int8"], load, lambda loaded: None)
+
+
+def test_the_fewest_edits_are_counted() -> None:
+    assert edits("abc", "abc") == 0
+    assert edits("axcd", "abc") == 2
+    assert edits("", "ab") == 2
+
+
+KENNEDY = "And so my fellow Americans ask not what your country can do for you, ask what you can do for your country."
