@@ -14,9 +14,9 @@ from models.text.placement import Placement as TextPlacement
 
 _MIB = 1 << 20
 # Bytes of memory that a parameter takes, with some to spare. An int8 model's token table rests in its file.
-_BYTES_A_PARAMETER = {"int8": 1.25, "int16": 2.2, "bfloat16": 2.2, "float16": 2.2, "float32": 4.4}
+_BYTES_A_PARAMETER = {"int8": 1.05, "int16": 2.2, "bfloat16": 2.2, "float16": 2.2, "float32": 4.4}
 # What a step computes in, and what the runtimes put beside the weights.
-_TEXT_WORKSPACE = 128 * _MIB
+_TEXT_WORKSPACE = 96 * _MIB
 _EMBEDDING_WORKSPACE = 64 * _MIB
 _SPEECH_WORKSPACE = 192 * _MIB
 # The cache of a model whose shape is not known yet, as a share of its weights.
