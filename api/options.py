@@ -10,7 +10,8 @@ from api.errors import InvalidFields, Problem
 from api.sampling import new_tokens, seed_of, stop_strings
 from domain.errors import InvalidRequest
 from domain.generation import SamplingParams
-from domain.preset import ParameterValue, Preset
+from domain.model import ModelSpec, WeightFormat
+from domain.preset import ParameterValue
 
 UNLIMITED = (-1, -2)
 
@@ -112,7 +113,7 @@ class Options:
 DOMAIN_NAMES = {"repetition_penalty": "repeat_penalty", "max_tokens": "num_predict"}
 
 
-def parse_options(given: Mapping[str, Any] | None, preset: Preset | None = None) -> Options:
+def parse_options(given: Mapping[str, Any] | None, spec: ModelSpec | None = None) -> Options:
     """What the request says, then what the model says, then the defaults.
 
     Types of known options are checked, unknown ones ignored with a warning. Raises InvalidFields naming every option
@@ -126,7 +127,7 @@ def parse_options(given: Mapping[str, Any] | None, preset: Preset | None = None)
         raise InvalidFields(problems, texts[0])
     for name in sorted((given or {}).keys() - _TYPES.keys() - _WITHOUT_EFFECT):
         _log.warning("unknown option", option=name[:_MAX_ECHO])
-    own = dict(preset.parameters) if preset is not None else {}
+    own = _own_of(spec)
     options = Options(
         **{one.name: value for one in fields(Options) if (value := _said(one.name, known, own)) is not None}
     )
@@ -149,6 +150,15 @@ def parameters_of(given: Mapping[str, Any] | None) -> tuple[tuple[str, Parameter
         for name, value in sorted(kept.items())
         if value is not None
     )
+
+
+def _own_of(spec: ModelSpec | None) -> Mapping[str, ParameterValue]:
+    """What stands in for options that a request leaves open, before the defaults do."""
+    if spec is None:
+        return {}
+    # A server that knows only the standard fields refuses top_k; what nobody asked for is not asked of it.
+    unsaid = {"top_k": 0} if spec.format is WeightFormat.REMOTE else {}
+    return {**unsaid, **dict(spec.preset.parameters)}
 
 
 def _said(name: str, known: Mapping[str, Any], own: Mapping[str, ParameterValue]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from application.generate_text import GenerateText, GenerationStarted
 from application.model_pool import ModelPool
 from application.ports import TextModel
-from domain.errors import ContextLengthExceeded
+from domain.errors import ContextLengthExceeded, UnsupportedCapability
 from domain.generation import GenerationRequest, TextChunk
 from domain.model import Task
 from domain.prompt import Chat, Prompt, Role, TokenIds, chat_of
@@ -55,12 +55,11 @@ class FitPrompt:
         # No await stands between the end of that lease and the next one, or a model with a keep_alive of 0 would go.
         async with self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive) as model:
             limit = int(str(refusal.details["context_length"]))
-            prompt: Prompt | None
-            if by_messages and isinstance(request.prompt, Chat):
-                prompt = await _without_oldest_messages(model, request.prompt, limit)
-            else:
-                ids = await model.encode(request.prompt)
-                prompt = _without_oldest_tokens(ids, limit, num_keep, chat_of(request.prompt))
+            try:
+                prompt = await _shortened(model, request.prompt, limit, None if by_messages else num_keep)
+            except UnsupportedCapability:
+                # The model's tokens are not known here, so nothing can be counted.
+                raise refusal from None
             if prompt is None:
                 raise refusal
             request = replace(request, prompt=prompt)
@@ -78,6 +77,13 @@ def _having_waited(event: GenerationStarted | TextChunk, seconds: float) -> Gene
     if event.finish is None:
         return event
     return replace(event, finish=replace(event.finish, timings=replace(event.finish.timings, load=seconds)))
+
+
+async def _shortened(model: TextModel, prompt: Prompt, limit: int, num_keep: int | None) -> Prompt | None:
+    """`prompt` with fewer than `limit` tokens, or None; `num_keep` None leaves out messages."""
+    if num_keep is None and isinstance(prompt, Chat):
+        return await _without_oldest_messages(model, prompt, limit)
+    return _without_oldest_tokens(await model.encode(prompt), limit, num_keep or 0, chat_of(prompt))
 
 
 async def _without_oldest_messages(model: TextModel, chat: Chat, limit: int) -> Chat | None:

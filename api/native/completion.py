@@ -33,7 +33,7 @@ async def complete(services: Services, request: Request, raw: Mapping[str, Any])
         parse_options(body.options)
         return await load_or_unload(services, request, name, keep_alive)
     spec = spec_for(services.pool, name, Task.TEXT)
-    options = parse_options(body.options, spec.preset)
+    options = parse_options(body.options, spec)
     wish = completion_request(request, spec, name, body, options, services.limits)
     if body.debug_render_only:
         text = await unless_client_leaves(request.receive, render(services.pool, name, wish.prompt))

@@ -92,7 +92,7 @@ class Writing:
         request, body = self._request, self._body
         if body.debug_render_only:
             return await self._rendered(prompt)
-        options = parse_options(body.options, spec.preset)
+        options = parse_options(body.options, spec)
         text = self._text_answer(prompt, options)
         if body.stream is False:
             content = await unless_client_leaves(request.receive, text.whole())

@@ -1,6 +1,7 @@
 """POST /api/generate: which prompt each body makes, and what its records say."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -8,6 +9,7 @@ import pytest
 
 from domain.constraint import JsonSchema
 from domain.generation import GenerationRequest
+from domain.model import WeightFormat
 from domain.preset import Preset
 from domain.prompt import Chat, Continuation, FillInMiddle, Message, RawText, Role
 from tests.api.ollama.asking import PRESET, SKILLED, TOOL, install, lines_of, refused, spec, whole
@@ -226,6 +228,14 @@ async def test_options_are_taken_over_with_ollamas_defaults(world: World, client
     assert (sampling.typical_p, sampling.repetition_penalty, sampling.repeat_last_n) == (0.5, 1.2, -1)
     assert (sampling.max_tokens, sampling.seed, sampling.stop) == (5, 7, ("END",))
     assert (request.num_ctx, request.shift_keeping) == (100, None)
+
+
+async def test_a_server_that_knows_only_standard_fields_is_not_asked_for_a_default(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    install(world, replace(spec(SKILLED), format=WeightFormat.REMOTE))
+    assert (await asked(world, client, model=SKILLED, prompt="a")).sampling.top_k == 0
+    assert (await asked(world, client, model=SKILLED, prompt="a", options={"top_k": 7})).sampling.top_k == 7
 
 
 async def test_no_new_tokens_are_none(client: httpx2.AsyncClient) -> None:
