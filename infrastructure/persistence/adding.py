@@ -19,6 +19,8 @@ from infrastructure.persistence.rules import owner_rules
 from infrastructure.persistence.tables import batches, jobs, owner_days, queues
 
 _CHUNK = 500
+# Written out, here and below: a partial index serves only where its condition is seen, not bound.
+OPEN = "status IN ('pending','running')"
 _JOB = [jobs.c[name] for name in COLUMNS]
 
 
@@ -117,7 +119,7 @@ def first_free_tag(connection: Connection, job: Job) -> float:
 def _first(connection: Connection, profile: str, owner: str, step: float) -> tuple[float, int | None]:
     """(tag of the owner's next job, timeout of the queue)."""
     mine = jobs.c.model_profile == profile
-    served = connection.execute(select(func.max(jobs.c.fair_tag)).where(mine, jobs.c.attempt > 0)).scalar()
+    served = connection.execute(select(func.max(jobs.c.fair_tag)).where(mine, text("attempt>0"))).scalar()
     last = connection.execute(select(func.max(jobs.c.fair_tag)).where(mine, jobs.c.owner_service == owner)).scalar()
     queue = connection.execute(
         select(queues.c.fair_floor, queues.c.timeout_ms).where(queues.c.model_profile == profile)
@@ -149,7 +151,7 @@ def _by_key(connection: Connection, owner: str, wanted: Sequence[NewJob]) -> lis
 
 def _active(connection: Connection, owner: str, wanted: Sequence[NewJob]) -> list[Job]:
     keys = [new.dedupe_key for new in wanted if new.dedupe_key is not None]
-    open_ = jobs.c.status.in_(["pending", "running"])
+    open_ = text(OPEN)
     return _found(
         connection,
         [select(*_JOB).where(jobs.c.owner_service == owner, jobs.c.dedupe_key.in_(c), open_) for c in _parts(keys)],

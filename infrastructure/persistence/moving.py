@@ -4,13 +4,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Text, TextualSelect, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Text,
+    TextualSelect,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from domain.errors import DedupeConflict, IngleError, JobNotFound
 from domain.job import EventKind, Job, JobStatus
 from domain.job_moves import EXPIRED, Move, after_lease, on_cancel, on_delete, on_retry
 from domain.job_repository import Cancel, Changed, Delete, Prune, Retry
-from infrastructure.persistence.adding import first_free_tag
+from infrastructure.persistence.adding import OPEN, first_free_tag
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
 from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_json, job_of
@@ -203,7 +215,7 @@ def _refuse_twin(connection: Connection, job: Job, coming: Sequence[Job]) -> Non
             select(jobs.c.id).where(
                 jobs.c.owner_service == job.owner_service,
                 jobs.c.dedupe_key == job.dedupe_key,
-                jobs.c.status.in_(["pending", "running"]),
+                text(OPEN),
             )
         ).scalar()
     if twin is not None:
