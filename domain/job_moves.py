@@ -151,7 +151,8 @@ def summary(job: Job) -> dict[str, object]:
 
 
 def cut(message: str | None) -> str | None:
-    """`message` within MESSAGE_BYTES of UTF-8."""
-    if message is None or len(message.encode()) <= MESSAGE_BYTES:
-        return message
-    return message.encode()[:MESSAGE_BYTES].decode(errors="ignore")
+    """`message` within MESSAGE_BYTES of UTF-8; what no database can keep (NUL, lone surrogates) is replaced."""
+    if message is None:
+        return None
+    kept = message.replace("\0", "\ufffd").encode(errors="replace")
+    return kept[:MESSAGE_BYTES].decode(errors="ignore")

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import column
 
+from domain.errors import InvalidRequest
 from domain.job import Job, JobStatus
 from domain.retry import RetryRules
 from infrastructure.persistence.tables import jobs
@@ -56,8 +57,15 @@ def row_of(job: Job) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> str | None:
-    """`value` as compact JSON; None stays None."""
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """`value` as compact JSON; None stays None. Raises InvalidRequest for NaN, infinities and lone surrogates."""
+    if value is None:
+        return None
+    try:
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        written.encode()
+    except ValueError:
+        raise InvalidRequest("holds something that JSON cannot say: NaN, an infinity or a lone surrogate") from None
+    return written
 
 
 def rules_of(value: str | None) -> RetryRules | None:

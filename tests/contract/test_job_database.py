@@ -196,6 +196,55 @@ async def test_new_work_wakes_the_listeners_of_another_process(postgres_schema: 
     await asyncio.gather(*(one.close() for one in databases))
 
 
+async def test_what_a_database_cannot_keep_is_replaced_in_messages_and_refused_in_payloads(kept: Kept) -> None:
+    job_id = await finished(kept, Fail("bad_input", "a\0b\ud800"))
+    assert (await kept.jobs.get(job_id)).error_message == "a\ufffdb?"
+    for value in (float("nan"), "\ud800"):
+        with pytest.raises(InvalidRequest):
+            await kept.jobs.add([new_job(input={"user": value})])
+    await kept.jobs.add([new_job(input={"user": "\0", "n": 2**70})])
+    [job] = await kept.jobs.claim(Claim("w", 1))
+    assert job.input == {"user": "\0", "n": 2**70}
+
+
+async def test_a_clock_that_is_set_back_reaps_nothing_and_gives_no_negative_time(kept: Kept) -> None:
+    await kept.jobs.add([new_job()])
+    await kept.advance(-3_600_000)
+    [job] = await kept.jobs.claim(Claim("w", 1))
+    await kept.advance(-3_600_000)
+    assert await kept.jobs.sweep(Reap()) == 0
+    await kept.jobs.settle(Settlement(job.id, DONE, job.lease_token))
+    assert min(ms for (ms,) in await kept.rows("SELECT ms FROM job_events WHERE ms IS NOT NULL")) == 0
+    stats = await SqlJobStatistics(kept.database).stats(3_600_000)
+    assert stats["queue"]["oldest_ready_age_seconds"] == 0
+
+
+async def test_pruning_beside_claims_and_lists_disturbs_neither(kept: Kept) -> None:
+    for _ in range(10):
+        await finished(kept)
+    await kept.advance(8 * DAY_MS)
+    await kept.jobs.add([new_job() for _ in range(40)], NewBatch("b", "telephony"))
+
+    async def claim() -> list[str]:
+        taken: list[str] = []
+        while found := await kept.jobs.claim(Claim("w", 2)):
+            taken += [job.id for job in found]
+        return taken
+
+    async def pages() -> list[str]:
+        seen: list[str] = []
+        before = None
+        while True:
+            page = await kept.jobs.search(JobFilter(status=[JobStatus.PENDING, JobStatus.RUNNING]), 7, before)
+            seen += [job.id for job in page.jobs]
+            if (before := page.next_before) is None:
+                return seen
+
+    taken, _, seen = await asyncio.gather(claim(), kept.jobs.sweep(Prune()), pages())
+    assert len(set(taken)) == len(taken) == len(set(seen)) == len(seen) == 40
+    assert len((await kept.jobs.search(JobFilter(status=[JobStatus.COMPLETED]), 99)).jobs) == 0
+
+
 # -- what is written beside ----------------------------------------------------------------------------
 
 
