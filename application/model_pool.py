@@ -107,7 +107,7 @@ class ModelPool:
         spec = self._repository.find(name)
         if spec.task is not task:
             raise UnsupportedCapability(f"model '{name}' is for {spec.task}: it cannot do {task}", field="model")
-        slot = await self._acquire(spec, spec.residence.options.completed_by(self._default_options))
+        slot = await self._acquire(spec, self._options_for(spec, LoadOptions()))
         if keep_alive is not None:
             slot.keep_alive = keep_alive
         assert slot.loaded is not None
@@ -116,12 +116,9 @@ class ModelPool:
         finally:
             self._slots.release(slot)
 
-    def _options_for(self, spec: ModelSpec, wanted: LoadOptions | None = None) -> LoadOptions:
+    def _options_for(self, spec: ModelSpec, wanted: LoadOptions) -> LoadOptions:
         """`wanted`; what it leaves open is as the operator wants this model, else as all models are."""
-        return (wanted or LoadOptions()).completed_by(spec.residence.options).completed_by(self._default_options)
-
-    def _keep_alive_of(self, spec: ModelSpec) -> float:
-        return self._keep_alive if spec.residence.keep_alive is None else spec.residence.keep_alive
+        return wanted.completed_by(spec.residence.options).completed_by(self._default_options)
 
     async def _acquire(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress | None = None) -> Slot:
         """A loaded slot with one more user; the caller must release it."""
@@ -195,7 +192,7 @@ class ModelPool:
         """
         spec = self._repository.find(name)
         wanted = options or LoadOptions()
-        exactly = wanted.completed_by(spec.residence.options).completed_by(self._default_options)
+        exactly = self._options_for(spec, wanted)
         while True:
             resident = self._slots.get(spec.id)
             was_loaded = resident is not None and resident.state is ResidentState.LOADED

@@ -92,12 +92,12 @@ async def one_request(client: httpx2.AsyncClient, dice: random.Random, audio: by
         answer = content(await client.post("/transcribe", files=files, data={"model": model}))
         assert "country" in answer["text"]
     elif model == VECTORS:
-        body = {"model": model, "input": ["a short text", "another one"]}
-        answer = content(await client.post("/v1/embeddings", json=body))
+        texts = {"model": model, "input": ["a short text", "another one"]}
+        answer = content(await client.post("/v1/embeddings", json=texts))
         assert len(answer["data"]) == 2
     else:
-        body = {"model": model, "prompt": "Count to ten.", "max_tokens": dice.randint(1, 12)}
-        answer = content(await client.post("/generate", json=body))
+        prompt = {"model": model, "prompt": "Count to ten.", "max_tokens": dice.randint(1, 12)}
+        answer = content(await client.post("/generate", json=prompt))
         assert answer["eval_count"] >= 1
     return model
 
