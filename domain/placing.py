@@ -1,6 +1,7 @@
 """How new jobs become rows: what was asked before, what is active already, what the owner may have."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from domain.errors import DedupeConflict, IdempotencyMismatch, PriorityAboveCap, QuotaExceeded
 from domain.job import Job, JobStatus
@@ -21,7 +22,7 @@ def arranged(
     dedupes: dict[str, int] = {}
     answer: list[NewJob | Placed | int] = []
     for index, new in enumerate(jobs):
-        where = {"index": index} if indexed else {}
+        where: dict[str, Any] = {"index": index} if indexed else {}
         entry: NewJob | Placed | int = new
         if new.idempotency_key in by_key or new.idempotency_key in keys:
             same = keys.get(new.idempotency_key or "")
@@ -87,7 +88,7 @@ def made(new: NewJob, now: int, fair_tag: float, timeout_ms: int | None, batch: 
 def check_priority(rules: OwnerRules, new: NewJob, index: int | None) -> None:
     """Raise PriorityAboveCap where `new` asks for more than its owner may."""
     if rules.priority_cap is not None and new.priority > rules.priority_cap:
-        where = {} if index is None else {"index": index}
+        where: dict[str, Any] = {} if index is None else {"index": index}
         raise PriorityAboveCap(f"the priority of this owner's jobs is at most {rules.priority_cap}", **where)
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -37,7 +38,7 @@ class Kept:
         """Execute a statement in a transaction."""
         await self.database.write(lambda c: c.execute(text(statement), values) and None)
 
-    async def rows(self, query: str, **values: object) -> list[tuple[object, ...]]:
+    async def rows(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         """What a query finds."""
         return await self.database.read(lambda c: [tuple(row) for row in c.execute(text(query), values)])
 

@@ -54,7 +54,8 @@ async def finished(kept: Kept, report: Any = DONE, **fields: Any) -> str:
 
 async def test_the_migrations_make_the_tables_of_the_code(kept: Kept) -> None:
     def differences(connection: Any) -> list[Any]:
-        return compare_metadata(MigrationContext.configure(connection), metadata)
+        found: list[Any] = compare_metadata(MigrationContext.configure(connection), metadata)
+        return found
 
     found = await kept.database.write(differences)
     assert [one for one in found if "test_clock" not in str(one)] == []

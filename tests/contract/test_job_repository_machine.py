@@ -36,7 +36,7 @@ T = TypeVar("T")
 EXAMPLES = int(os.environ.get("INGLE_TEST_EXAMPLES", "12"))
 LEASE, TIMEOUT, BUDGET = 60_000, 90_000, 3
 OVER = ("completed", "failed", "cancelled")
-KIND_LEADS_TO = {
+KIND_LEADS_TO: dict[str, set[tuple[Any, Any]]] = {
     "created": {(None, "pending")},
     "claimed": {("pending", "running")},
     "completed": {("running", "completed")},
@@ -116,7 +116,7 @@ class Histories(RuleBasedStateMachine):
         self.kept, self.wait = self.ground.kept, self.ground.wait
         for table in ("job_attempts", "job_events", "jobs", "queues"):
             self.wait(self.kept.run(f"DELETE FROM {table}"))
-        self.now = int(str(self.wait(self.kept.rows("SELECT at FROM test_clock"))[0][0]))
+        self.now = int(self.wait(self.kept.rows("SELECT at FROM test_clock"))[0][0])
         self.jobs: dict[str, ModelJob] = {}
         self.held: list[tuple[str, str]] = []  # every (job, token) that there ever was
         self.done: dict[str, Any] = {}
@@ -236,15 +236,15 @@ class Histories(RuleBasedStateMachine):
         )
         assert len(rows) == len(self.jobs)
         for job_id, status, attempt, failures, token, asked, result, ready, due in rows:
-            model = self.jobs[str(job_id)]
-            model.due = int(str(due))
+            model = self.jobs[job_id]
+            model.due = due
             assert model.status != "pending" or bool(ready) == model.ready
             assert (status, attempt, failures, token) == (model.status, model.attempt, model.failures, model.token)
             assert model.status != "running" or (asked is not None) == model.asked
-            assert int(str(attempt)) >= self.attempts.get(str(job_id), 0)
+            assert attempt >= self.attempts.get(job_id, 0)
             assert (result is not None) == (status == "completed")
-            assert self.done.setdefault(str(job_id), result) == result if status == "completed" else True
-            self.attempts[str(job_id)] = int(str(attempt))
+            assert self.done.setdefault(job_id, result) == result if status == "completed" else True
+            self.attempts[job_id] = attempt
 
     def teardown(self) -> None:
         """The events, replayed, give the rows."""
@@ -256,9 +256,9 @@ class Histories(RuleBasedStateMachine):
         )
         told: dict[str, tuple[Any, Any]] = {}
         for job_id, kind, since, to, attempt in events:
-            assert (since, to) in KIND_LEADS_TO[str(kind)]
-            assert told.get(str(job_id), (None, 0))[0] == since
-            told[str(job_id)] = (to, attempt)
+            assert (since, to) in KIND_LEADS_TO[kind]
+            assert told.get(job_id, (None, 0))[0] == since
+            told[job_id] = (to, attempt)
         assert told == {job_id: (model.status, model.attempt) for job_id, model in self.jobs.items()}
 
 
@@ -267,7 +267,7 @@ def run_histories(ground: Ground) -> None:
         pass
 
     OnThisGround.ground = ground
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         OnThisGround,
         settings=settings(
             max_examples=EXAMPLES,
