@@ -10,11 +10,11 @@ from faster_whisper.vad import get_speech_timestamps, get_vad_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.spoken import joined
 from domain.listening import VadOptions
 from models.speech.spans import FRAME, SpanFinder
 from models.speech.vad import VoiceDetector
 from models.speech.windows import Span
-from tests.models.spoken import joined
 
 PROBABILITIES = st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), min_size=1, max_size=300)
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import srt  # type: ignore[import-untyped]
 
+from benchmarks.spoken import CLIPS, joined, plain
 from domain.cue_options import CueOptions
 from domain.errors import ModelLoadFailed, UnsupportedCapability
 from domain.listening import DecodingOptions, VadOptions
@@ -33,7 +34,6 @@ from models.speech.engine import WhisperEngine
 from models.speech.loader import load_whisper
 from models.speech.whisper import WhisperEars
 from tests.models.sound import sound_file, tone
-from tests.models.spoken import CLIPS, joined, plain
 
 if TYPE_CHECKING:
     from models.installed import InstalledModel

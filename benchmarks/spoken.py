@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import jiwer
 import numpy as np
 import numpy.typing as npt
 
@@ -76,3 +77,8 @@ def joined(folder: Path, seconds: float) -> Joined:
         parts += [clip, gap]
         length += len(clip) + len(gap)
     return Joined(np.concatenate(parts), offsets, texts)
+
+
+def error_rate(texts: Sequence[str], heard: Sequence[str]) -> float:
+    """The share of the words of `texts` that `heard` has wrong."""
+    return float(jiwer.wer(list(map(plain, texts)), list(map(plain, heard))))
