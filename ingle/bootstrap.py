@@ -153,6 +153,8 @@ def _decoder(settings: Settings) -> AudioDecoder:
             min_free_bytes=int(settings.disk_floor_gb * GIB),
         ),
         processes=settings.max_processes,
+        # Not in the system's folder for temporary files, which may lie in memory.
+        spool_dir=settings.data_dir / "uploads",
     )
 
 

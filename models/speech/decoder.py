@@ -95,8 +95,8 @@ class AudioDecoder:
         if self._closed:
             raise EngineUnavailable("the audio decoder is closed")
         job = _Job()
-        spool = tempfile.TemporaryFile(dir=self._spool_dir, prefix="ingle-samples-")  # noqa: SIM115 -- the thread closes it
-        recording = Recording(cast(BinaryIO, spool), 2 if channel is Channel.SPLIT else 1, job.cancel)
+        spool = self._new_spool()
+        recording = Recording(spool, 2 if channel is Channel.SPLIT else 1, job.cancel)
         self._jobs.add(job)
         work = asyncio.get_running_loop().run_in_executor(
             self._threads, self._decode, audio, channel, job, spool, weakref.ref(recording)
@@ -123,6 +123,16 @@ class AudioDecoder:
         with self._lock:
             while self._idle:
                 self._idle.pop().close()
+
+    def _new_spool(self) -> BinaryIO:
+        """A file without a name, which the decoding thread closes."""
+        try:
+            if self._spool_dir is not None:
+                self._spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            spool = tempfile.TemporaryFile(dir=self._spool_dir, prefix="ingle-samples-")  # noqa: SIM115
+        except OSError as error:
+            raise InsufficientStorage(f"there is no place to decode the audio to: {error.strerror}") from None
+        return cast(BinaryIO, spool)
 
     def _decode(
         self, audio: Path, channel: Channel, job: "_Job", spool: BinaryIO, heard: "weakref.ref[Recording]"

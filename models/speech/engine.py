@@ -24,7 +24,8 @@ from models.speech.abilities import Abilities
 from models.speech.call import Call
 from models.speech.decoder import AudioDecoder
 from models.speech.feed import quietest_of, sound_of, windows_of
-from models.speech.flow import MAX_PROMPT_TOKENS, Flow, LanguageFlow
+from models.speech.flow import MAX_PROMPT_TOKENS, Flow
+from models.speech.language_flow import LanguageFlow
 from models.speech.language_vote import likeliest
 from models.speech.listener import Listener, Told, Work
 from models.speech.options import EngineOptions

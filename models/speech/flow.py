@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from domain.transcription import Channel, DetectionRequest, LanguageHeard, Segment, TranscriptionRequest
+from domain.transcription import Channel, LanguageHeard, Segment, TranscriptionRequest
 from models.speech.batcher import BACKGROUND_WEIGHT, INTERACTIVE_WEIGHT, Line
 from models.speech.guard import (
     Attempt,
@@ -259,7 +259,7 @@ class Flow:
         held = [slot for slot in self._slots if slot.state is State.HELD]
         if self._vote.is_unsure and not self.request.multilingual:
             wanted = [slot for slot in held if self._vote.wants(slot.number)]
-            return [self._queued(self._listening_row(slot)) for slot in wanted]
+            return [self._queued(self.listening_row(slot)) for slot in wanted]
         if self.request.condition_on_previous_text:
             undone = [slot for slot in self._slots if slot.state is not State.DONE]
             held = undone[:1] if undone and undone[0].state is State.HELD else []
@@ -269,7 +269,8 @@ class Flow:
         row.slot.state = State.QUEUED
         return row
 
-    def _listening_row(self, slot: Slot) -> Row:
+    def listening_row(self, slot: Slot) -> Row:
+        """`slot`, to be heard for its language only."""
         return Row(self, slot, BatchKey(slot.window.frames(full_length=not self._short_windows), decodes=False))
 
     def _row(self, slot: Slot) -> Row:
@@ -291,29 +292,3 @@ class Flow:
             no_repeat_ngram_size=decoding.no_repeat_ngram_size,
         )
         return Row(self, slot, key, prompt)
-
-
-class LanguageFlow(Flow):
-    """Windows that are listened to for their language only."""
-
-    def __init__(self, request: DetectionRequest) -> None:
-        super().__init__(
-            TranscriptionRequest(priority=request.priority, client=request.client, multilingual=True),
-            None,
-            (),
-            lambda _channel, low, high: (low + high) // 2,
-        )
-        self.heard: list[Mapping[str, float]] = []
-
-    def hear_language(self, slot: Slot, probabilities: Mapping[str, float]) -> None:
-        """How likely each language is in `slot`."""
-        slot.language, slot.state = "", State.DONE
-        self.heard.append(probabilities)
-
-    def hold(self, rows: Sequence[Row]) -> list[Row]:
-        """Nothing more is wanted of windows whose language was heard."""
-        assert all(row.slot.state is State.DONE for row in rows)
-        return []
-
-    def _row(self, slot: Slot) -> Row:
-        return self._listening_row(slot)

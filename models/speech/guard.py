@@ -31,7 +31,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What the model makes of a window. `last_time` is its last timestamp, None where it gives none."""
+    """What the model makes of a window. `last_time` is its last timestamp, None where it gives none.
+
+    `most_tokens` is what the model can write after this prompt: a text of that length is cut off.
+    """
 
     pieces: tuple[Piece, ...]
     tokens: int
@@ -39,6 +42,7 @@ class Decoded:
     no_speech_prob: float
     temperature: float = 0.0
     last_time: float | None = None
+    most_tokens: int = MAX_TEXT_TOKENS
 
     @property
     def text(self) -> str:
@@ -81,7 +85,7 @@ def verdict_on(decoded: Decoded, seconds: float, options: GuardOptions) -> Verdi
         return Verdict.ACCEPT
     if _is_silence(decoded, options):
         return Verdict.DROP
-    if decoded.tokens >= MAX_TEXT_TOKENS:
+    if decoded.tokens >= decoded.most_tokens:
         return Verdict.SPLIT
     return Verdict.REDO if _is_doubtful(decoded, seconds, options) else Verdict.ACCEPT
 

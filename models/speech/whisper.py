@@ -17,8 +17,8 @@ from domain.errors import IngleError
 from domain.transcription import SpeechTask
 from models.speech.checkpoint import Checkpoint
 from models.speech.flow import BatchKey
-from models.speech.guard import Decoded, Piece
-from models.speech.segments import SpokenWord, pieces_of
+from models.speech.guard import MAX_TEXT_TOKENS, Decoded, Piece
+from models.speech.segments import SECONDS_PER_STAMP, SpokenWord, pieces_of
 from models.speech.words import merged, spoken_words
 
 Sound = npt.NDArray[np.float32]
@@ -160,9 +160,11 @@ class WhisperEars:
             suppress_tokens=self._suppressed,
             **how,
         )
-        return [self._decoded(result, key, length) for result, length in zip(found, seconds, strict=True)]
+        return [
+            self._decoded(result, key, length, len(starts[0])) for result, length in zip(found, seconds, strict=True)
+        ]
 
-    def _decoded(self, result: Any, key: BatchKey, seconds: float) -> Decoded:
+    def _decoded(self, result: Any, key: BatchKey, seconds: float, start: int) -> Decoded:
         assert key.attempt is not None
         tokens: list[int] = [token for token in result.sequences_ids[0] if token != self._end]
         stamps = [token - self._first_stamp for token in tokens if token >= self._first_stamp]
@@ -177,7 +179,8 @@ class WhisperEars:
             avg_logprob=result.scores[0] * count**key.length_penalty / (count + 1),
             no_speech_prob=float(result.no_speech_prob),
             temperature=key.attempt.temperature,
-            last_time=stamps[-1] * 0.02 if stamps and key.timestamps else None,
+            last_time=stamps[-1] * SECONDS_PER_STAMP if stamps and key.timestamps else None,
+            most_tokens=min(MAX_TEXT_TOKENS, _MAX_LENGTH - start),
         )
 
     def align(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from domain.cue_options import CueOptions
@@ -38,6 +39,7 @@ from domain.transcription import (
     TranscriptionEvent,
     TranscriptionRequest,
 )
+from models import memory
 from models.inference_thread import InferenceThread
 from models.speech.abilities import Abilities
 from models.speech.decoder import AudioDecoder
@@ -287,6 +289,22 @@ async def test_a_device_without_memory_gets_smaller_batches_for_good(stage: Stag
     stage.ears.too_many = 1
     with pytest.raises(InsufficientMemory):
         await stage.transcript(3)
+
+
+async def test_a_long_recording_takes_bounded_memory(stage: Stage) -> None:
+    audio = stage.upload(wav(counting(1800)))
+    process = psutil.Process()
+    memory.trim()
+    before = most = process.memory_info().rss
+    async with aclosing(stage.engine.transcribe(audio, TranscriptionRequest(language="en", vad=EVERYTHING))) as events:
+        ends = [
+            event.processed
+            async for event in events
+            if isinstance(event, Progress) and (most := max(most, process.memory_info().rss))
+        ]
+    assert ends[-1] == 1800.0
+    # As samples from -1 to 1 the recording would take 110 MB.
+    assert most - before < 50 << 20
 
 
 # -- language -----------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ LOOP = replace(said(" so it goes" * 20, 10.0), tokens=60)
         (GOOD, 11.1, Verdict.REDO),
         (replace(GOOD, last_time=None), 29.0, Verdict.ACCEPT),
         (replace(GOOD, tokens=224), 19.0, Verdict.SPLIT),
+        (replace(GOOD, tokens=220, most_tokens=220), 3.0, Verdict.SPLIT),
     ],
 )
 def test_each_finding_has_its_verdict(decoded: Decoded, seconds: float, verdict: Verdict) -> None:
