@@ -95,6 +95,10 @@ class BlockManager:
             self.grant(self._ask(missing))
         return count <= len(self._free)
 
+    def stop_asking(self) -> None:
+        """There will be no more blocks; whoever was asked is let go."""
+        self._ask = None
+
     def grant(self, count: int) -> None:
         """Let `count` more blocks be used, those with the lowest numbers."""
         granted, self._withheld = self._withheld[:count], self._withheld[count:]

@@ -80,6 +80,10 @@ class CacheMemory:
             self._cache.discard(self.blocks.give_back(self._promised))
             self._booked = self.blocks.num_granted
 
+    def close(self) -> None:
+        """Let go of the blocks, so that whoever still knows those keeps neither the memory nor the promise of it."""
+        self.blocks.stop_asking()
+
     def _more(self, missing: int) -> int:
         """Blocks that may be used from now on: a slab if possible, else just those that are missing."""
         slab = max(missing, _SLAB_TOKENS // self._cache.block_size)

@@ -5,9 +5,6 @@ import queue
 import time
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Ids
-from typing import Protocol
-
-import torch
 
 from domain.errors import (
     DeadlineExceeded,
@@ -24,21 +21,14 @@ from models.inference_thread import InferenceThread
 from models.text.admission import Admission
 from models.text.answer import Answer, Outbox, Stream
 from models.text.cache_memory import CacheMemory, CacheUse
+from models.text.execution import StepRunner
 from models.text.intake import Intake
 from models.text.sampler import Ranked, Sampler
-from models.text.scheduler import Scheduler, Step
+from models.text.scheduler import Scheduler
 from models.text.sequence import Sequence
 from models.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
-
-
-class StepRunner(Protocol):
-    """What the engine needs of a model: `Runner` with weights, or a fake without."""
-
-    def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` logits, one row for each work that samples."""
-        ...
 
 
 class TextEngine:
@@ -137,6 +127,8 @@ class TextEngine:
         """Leave the owner thread and drop the weights. No generator may be open."""
         await self._thread.detach(self)
         self._intake.close()
+        if self._cache is not None:
+            self._cache.close()
         self._runner = self._cache = None
 
     def _leave_admission(self, stream: Stream) -> None:

@@ -1,6 +1,7 @@
 """A cache of keys and values that takes memory as it needs it, and gives back what is idle."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +29,10 @@ class Purse:
     def __init__(self, size: int) -> None:
         self.size = size
         self.asked = 0
-        self.cache: CacheMemory | None = None
+        self.watched: weakref.WeakSet[CacheMemory] = weakref.WeakSet()
 
     def watch(self, cache: CacheMemory) -> None:
-        self.cache = cache
+        self.watched.add(cache)
 
     def grant(self, size: int, take: Callable[[], None]) -> bool:
         self.asked += 1
@@ -135,6 +136,15 @@ def test_blocks_in_use_are_kept_even_beyond_what_is_promised() -> None:
     memory.give_back()
     assert memory.blocks.num_granted == 5
     memory.blocks.check([user])
+
+
+def test_a_closed_cache_is_gone_even_while_somebody_knows_its_blocks() -> None:
+    memory = CacheMemory(rows(100), 2 * BLOCK, 0, Purse(0))
+    seen, blocks = weakref.ref(memory), memory.blocks
+    memory.close()
+    del memory
+    assert seen() is None
+    assert not blocks.has_free(3)
 
 
 def test_who_can_get_no_block_while_nobody_runs_is_named() -> None:
