@@ -16,6 +16,7 @@ from torch import nn
 from benchmarks import loaded_model
 from benchmarks.worker import Ask, serve
 from models.text.linear import Int8Linear
+from models.text.native.decoder import NativeDecoder
 from models.text.placement import Placement
 from models.text.weights import LoadedWeights
 
@@ -29,7 +30,7 @@ def answer(question: Ask) -> Any:
     prompt_tokens, new_tokens = int(question["prompt_tokens"]), int(question["new_tokens"])
     return {
         "kernel": placement.kernel,
-        "weight_bytes": weight_bytes(loaded.model),
+        "weight_bytes": product_bytes(loaded),
         "bytes_per_second": bandwidth(placement.device),
         "tokens_per_second": {
             str(streams): decode_rate(loaded, placement, int(streams), prompt_tokens, new_tokens)
@@ -44,11 +45,13 @@ def _load(name: str, device: str) -> tuple[LoadedWeights, Placement]:
     return loaded_model.find(name).load(placement), placement
 
 
-def weight_bytes(model: nn.Module) -> int:
+def product_bytes(loaded: LoadedWeights) -> int:
     """Bytes of the weights of all matrix products, which every step reads."""
+    if isinstance(loaded.model, NativeDecoder):
+        return loaded.model.product_bytes
     return sum(
         module.packed_bytes if isinstance(module, Int8Linear) else module.weight.nbytes
-        for module in model.modules()
+        for module in loaded.model.modules()
         if isinstance(module, Int8Linear | nn.Linear)
     )
 

@@ -15,11 +15,10 @@ from ingle.settings_sources import read_settings
 from models.store import InstalledModel, ModelStore
 from models.text import weights
 from models.text.block_manager import BlockManager
+from models.text.execution import block_size_for, runner_for
 from models.text.kv_cache import KVCache
-from models.text.loader import BLOCK_SIZE
 from models.text.placement import Placement, place_text
-from models.text.runner import Runner
-from models.text.scheduler import Step, Work
+from models.text.scheduler import Limits, Step, Work
 from models.text.sequence import Sequence
 from models.text.weights import LoadedWeights
 
@@ -38,7 +37,7 @@ class InstalledText:
             return next(file.path for file in self.model.files if file.name.endswith(".gguf"))
         return self.model.directory
 
-    def load(self, placement: Placement) -> LoadedWeights:
+    def load(self, placement: Placement, *, native: bool = True) -> LoadedWeights:
         """Weights and tokenizer in the placement's precision; makes the converted copy if it is not there."""
         torch.set_num_threads(usable_cores())
         return weights.load(
@@ -48,6 +47,7 @@ class InstalledText:
             placement.precision,
             placement.device,
             lambda _: None,
+            native=native,
         )
 
 
@@ -67,20 +67,27 @@ class Batch:
 
     def __init__(self, loaded: LoadedWeights, placement: Placement, prompts: Ids[Ids[int]], more_tokens: int) -> None:
         """Each of `prompts` (token ids) has room for `more_tokens` more."""
-        config = loaded.model.config.get_text_config()
+        config, size = loaded.config, block_size_for(loaded)
         heads = config.num_attention_heads
         length = max(map(len, prompts)) + more_tokens
-        blocks = BlockManager(len(prompts) * (length // BLOCK_SIZE + 1), BLOCK_SIZE)
+        blocks = BlockManager(len(prompts) * (length // size + 1), size)
         cache = KVCache(
             config.num_hidden_layers,
             blocks.num_blocks,
-            BLOCK_SIZE,
+            size,
             getattr(config, "num_key_value_heads", None) or heads,
             getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=torch.bfloat16 if placement.precision.int8 else placement.precision.dtype,
             device=placement.device,
         )
-        self._runner = Runner(loaded.model, cache, placement.device)
+        self._runner = runner_for(
+            loaded,
+            cache,
+            placement.device,
+            limits=Limits(max_running=len(prompts), max_prefill_tokens=length),
+            context=length,
+            threads=usable_cores(),
+        )
         self.sequences = [
             Sequence(number, list(ids), SamplingParams(), more_tokens, frozenset(), arrival=0.0)
             for number, ids in enumerate(prompts)

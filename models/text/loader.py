@@ -1,5 +1,6 @@
 """Puts a text engine together: weights, cache, scheduler, one warm step."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,14 +18,14 @@ from models.text import weights
 from models.text.admission import Admission
 from models.text.cache_memory import CacheBudget, CacheMemory
 from models.text.engine import TextEngine
+from models.text.execution import StepRunner, block_size_for, runner_for, weight_bytes
 from models.text.kv_cache import KVCache
-from models.text.linear import Int8Linear
-from models.text.runner import Runner
 from models.text.scheduler import Limits, Scheduler
 from models.text.sequence import Sequence
-from models.text.weights import Precision
+from models.text.weights import LoadedWeights, Precision
 
-BLOCK_SIZE = 32
+log = logging.getLogger(__name__)
+
 # Room for this many tokens of every parallel sequence, when one full context does not need more.
 _TOKENS_PER_SEQUENCE = 2048
 # A context that nobody asked for can be had up to here whatever others need; the rest while there is room.
@@ -55,6 +56,7 @@ def load_text(
     num_ctx: int,
     cache_bytes: int,
     options: EngineOptions,
+    threads: int,
     thread: InferenceThread,
     on_progress: OnLoadProgress,
     budget: CacheBudget | None = None,
@@ -66,11 +68,11 @@ def load_text(
     InsufficientMemory, InsufficientStorage.
     """
     began = time.monotonic()
-    loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress)
-    config = loaded.model.config.get_text_config()
-    cache = _make_cache(spec, config, num_ctx, cache_bytes, options.limits, precision, device)
-    context = min(num_ctx or _context_of(config), cache.tokens)
-    runner = Runner(loaded.model, cache, device)
+    loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress, native=True)
+    log.info("%s runs on %s layers%s", spec.id, loaded.layers, loaded.why and f": {loaded.why}")
+    cache = _make_cache(spec, loaded, num_ctx, cache_bytes, options.limits, precision, device)
+    context = min(num_ctx or _context_of(loaded.config), cache.tokens)
+    runner = runner_for(loaded, cache, device, limits=options.limits, context=context, threads=threads)
     promised = num_ctx or min(context, PROMISED_TOKENS)
     cache_memory = CacheMemory(cache, promised, options.limits.max_running * _TOKENS_PER_SEQUENCE, budget)
     scheduler = Scheduler(cache_memory.blocks, options.limits)
@@ -82,7 +84,7 @@ def load_text(
         dtype=str(precision.dtype).removeprefix("torch."),
         quantization=quantization,
         context_length=context,
-        memory_bytes=_bytes_of(loaded.model) + cache_memory.use().granted,
+        memory_bytes=weight_bytes(loaded) + cache_memory.use().granted,
         load_time_ms=round((time.monotonic() - began) * 1000),
     )
     admission = Admission(options.max_waiting, options.max_waiting_tokens)
@@ -107,13 +109,14 @@ def _cache_dtype(precision: Precision) -> torch.dtype:
 
 def _make_cache(
     spec: ModelSpec,
-    config: PretrainedConfig,
+    loaded: LoadedWeights,
     num_ctx: int,
     cache_bytes: int,
     limits: Limits,
     precision: Precision,
     device: torch.device,
 ) -> KVCache:
+    config, block_size = loaded.config, block_size_for(loaded)
     kv_heads, head_dim = _heads_of(config)
     dtype = _cache_dtype(precision)
     bytes_a_token = _bytes_a_token(config, precision)
@@ -126,15 +129,15 @@ def _make_cache(
             needed_bytes=num_ctx * bytes_a_token,
             available_bytes=cache_bytes,
         )
-    blocks = -(-tokens // BLOCK_SIZE)
-    return KVCache(config.num_hidden_layers, blocks, BLOCK_SIZE, kv_heads, head_dim, dtype=dtype, device=device)
+    blocks = -(-tokens // block_size)
+    return KVCache(config.num_hidden_layers, blocks, block_size, kv_heads, head_dim, dtype=dtype, device=device)
 
 
 def _context_of(config: PretrainedConfig) -> int:
     return int(getattr(config, "max_position_embeddings", None) or 4096)
 
 
-def _warm_up(spec: ModelSpec, runner: Runner, scheduler: Scheduler, thread: InferenceThread) -> None:
+def _warm_up(spec: ModelSpec, runner: StepRunner, scheduler: Scheduler, thread: InferenceThread) -> None:
     """One step on the owner thread: kernels choose themselves, and weights that give no numbers are found out."""
     sequence = Sequence(-1, [0, 0], SamplingParams(), 1, frozenset(), arrival=0.0)
 
@@ -153,11 +156,3 @@ def _warm_up(spec: ModelSpec, runner: Runner, scheduler: Scheduler, thread: Infe
         ) from error
     if not finite:
         raise ModelLoadFailed(f"'{spec.id}' gives no valid numbers: its weights are damaged or its dtype is too narrow")
-
-
-def _bytes_of(model: torch.nn.Module) -> int:
-    """Weights as they lie in memory; the kernels' packed layout is as large as the plain one."""
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    buffers = sum(buffer.nbytes for buffer in model.buffers())
-    products = sum(module.packed_bytes for module in model.modules() if isinstance(module, Int8Linear))
-    return parameters + buffers + products

@@ -4,14 +4,13 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from domain.generation import SamplingParams
 from domain.model import WeightFormat
 from models.text import weights
 from models.text.block_manager import BlockManager
+from models.text.execution import block_size_for, runner_for
 from models.text.kv_cache import KVCache
-from models.text.runner import Runner
 from models.text.sampler import Sampler
 from models.text.scheduler import Limits, Scheduler
 from models.text.sequence import Sequence
@@ -21,8 +20,10 @@ CPU = torch.device("cpu")
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def load_tiny(directory: Path, *, int8: bool = False, converted: Path | None = None) -> LoadedWeights:
-    """A model from `directory`, in float32."""
+def load_tiny(
+    directory: Path, *, int8: bool = False, native: bool = False, converted: Path | None = None
+) -> LoadedWeights:
+    """A model from `directory`, in float32, or with int8 products in the native kernels or without them."""
     target = converted or directory.parent / "converted"
     return weights.load(
         directory,
@@ -31,6 +32,7 @@ def load_tiny(directory: Path, *, int8: bool = False, converted: Path | None = N
         Precision(int8, torch.float32),
         CPU,
         lambda _: None,
+        native=native,
     )
 
 
@@ -38,20 +40,23 @@ class Bench:
     """A model with its cache, and one way to run prompts to their ends."""
 
     def __init__(
-        self, model: PreTrainedModel, *, blocks: int = 64, block_size: int = 8, limits: Limits | None = None
+        self, loaded: LoadedWeights, *, blocks: int = 64, block_size: int = 8, limits: Limits | None = None
     ) -> None:
-        config = model.config.get_text_config()
-        cache = KVCache(
+        """The native kernels keep a block size and a dtype of the cache of their own."""
+        config, native = loaded.config, loaded.layers == "native"
+        block_size = block_size_for(loaded) if native else block_size
+        limits = limits or Limits(chunk=32, max_prefill_tokens=64)
+        self.cache = cache = KVCache(
             config.num_hidden_layers,
             blocks,
             block_size,
             config.num_key_value_heads,
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if native else torch.float32,
             device=CPU,
         )
-        self.scheduler = Scheduler(BlockManager(blocks, block_size), limits or Limits(chunk=32, max_prefill_tokens=64))
-        self.runner = Runner(model, cache, CPU)
+        self.scheduler = Scheduler(BlockManager(blocks, block_size), limits)
+        self.runner = runner_for(loaded, cache, CPU, limits=limits, context=blocks * block_size, threads=2)
         self.sampler = Sampler()
         self.largest_step = 0
 

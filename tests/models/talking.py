@@ -62,6 +62,7 @@ def talking(
         num_ctx=0,
         cache_bytes=cache_bytes,
         options=EngineOptions(limits, max_waiting=max_waiting),
+        threads=2,
         thread=thread,
         on_progress=lambda _: None,
     )

@@ -44,7 +44,7 @@ async def test_a_prompt_is_told_with_what_the_model_thinks_of_it(
     engine: TextEngine, directory: Path, tokens: int
 ) -> None:
     ids = list(await engine.encode(LONG))
-    bench = Bench(load_tiny(directory).model)
+    bench = Bench(load_tiny(directory))
     reference = bench.logits_of(ids).log_softmax(dim=1)
     request = replace(ask(tokens, LONG), prompt_logprobs=2, n=2)
     for _ in range(2):  # the second time the prompt is in the cache
@@ -68,7 +68,7 @@ async def test_a_prompt_of_one_token_has_nothing_to_be_scored(engine: TextEngine
 
 
 def test_scores_survive_a_preemption(directory: Path) -> None:
-    model = load_tiny(directory).model
+    model = load_tiny(directory)
     ids = list(range(3, 40))
 
     def scored(blocks: int) -> tuple[list[float], int]:

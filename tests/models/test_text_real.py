@@ -8,6 +8,7 @@ from domain.prompt import Chat, Message, Role
 from models.store import ModelStore
 from models.text import fusion, skeleton
 from models.text.gguf_source import GgufSource
+from models.text.weights import LoadedWeights
 from tests.models.running import Bench
 
 MODEL = "qwen2.5-coder:0.5b"
@@ -35,7 +36,8 @@ def test_greedy_text_of_the_default_model_equals_that_of_transformers(model_stor
     assert fusion.fuse(engine)
 
     prompts = [tokenizer.encode(Chat((Message(Role.USER, question),))) for question in QUESTIONS]
-    bench = Bench(engine, blocks=256, block_size=16)
+    loaded = LoadedWeights(config.get_text_config(), engine, tokenizer, "fused", "", 0.0)
+    bench = Bench(loaded, blocks=256, block_size=16)
     together = bench.run([bench.sequence(ids, NEW_TOKENS) for ids in prompts])
     for ids, written in zip(prompts, together, strict=True):
         # Greedy text is what the reference finds likeliest at every place, given what stands before it.

@@ -22,7 +22,7 @@ static attention_shape shape_of(const decoder *m, const decoder_layer *layer) {
 
 int64_t forward_scratch(const decoder *m, int64_t length) {
   attention_shape shape = shape_of(m, NULL);
-  return attention_scratch(&shape, length);
+  return (attention_scratch(&shape, length) + 63) / 64 * 64;
 }
 
 static void share(int64_t rows, int members, int me, int64_t *from, int64_t *to) {
@@ -85,7 +85,7 @@ static void place(const work *w, const decoder_layer *layer, const span *sp, int
   }
   attention_shape shape = shape_of(m, layer);
   store_token(&shape, layer->cache, sp->blocks[position / BLOCK], position % BLOCK, mixed + m->heads * m->dim,
-              mixed + (m->heads + m->kv_heads) * m->dim);
+              mixed + (m->heads + m->kv_heads) * m->dim, token == sp->start + sp->count - 1);
 }
 
 static void place_share(const work *w, const decoder_layer *layer, int64_t from, int64_t to) {
@@ -101,7 +101,7 @@ static void look_back(team *t, const work *w, const decoder_layer *layer, int me
   const decoder *m = w->model;
   attention_shape shape = shape_of(m, layer);
   int64_t mine = team_next(t), item = 0, mixed = (m->heads + 2 * m->kv_heads) * m->dim;
-  float *scratch = w->space->scratch + me * attention_scratch(&shape, w->space->length);
+  char *scratch = (char *)w->space->scratch + me * forward_scratch(m, w->space->length);
   for (int64_t s = 0; s < w->batch->spans; s++) {
     const span *sp = &w->batch->span[s];
     for (int64_t first = 0; first < sp->count; first += TOKENS_AN_ITEM) {
@@ -128,7 +128,7 @@ static void keep_only(const work *w) {
   }
 }
 
-static void product(team *t, const work *w, const product_weights *weights, int64_t rows, float *out, int64_t stride,
+static void times(team *t, const work *w, const product_weights *weights, int64_t rows, float *out, int64_t stride,
                     product_end end) {
   multiply(t, weights, w->space->quantized, w->space->row_scale, rows, out, stride, stride, end);
   team_barrier(t);
@@ -143,7 +143,7 @@ static int64_t run_layer(team *t, const work *w, int64_t index, int me) {
   share(rows, team_size(t), me, &from, &to);
   for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_in, r, r);
   team_barrier(t);
-  product(t, w, &layer->qkv, rows, space->mixed, (m->heads + 2 * m->kv_heads) * m->dim, STORE);
+  times(t, w, &layer->qkv, rows, space->mixed, (m->heads + 2 * m->kv_heads) * m->dim, STORE);
   place_share(w, layer, from, to);
   team_barrier(t);
   look_back(t, w, layer, me);
@@ -156,13 +156,13 @@ static int64_t run_layer(team *t, const work *w, int64_t index, int me) {
   }
   for (int64_t r = from; r < to; r++) quantize(w, r, space->seen + r * m->heads * m->dim, m->heads * m->dim);
   team_barrier(t);
-  product(t, w, &layer->out, rows, space->hidden, m->width, ADD);
+  times(t, w, &layer->out, rows, space->hidden, m->width, ADD);
   for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_mid, r, r);
   team_barrier(t);
-  product(t, w, &layer->gate_up, rows, space->gated, m->inner, GATE);
+  times(t, w, &layer->gate_up, rows, space->gated, m->inner, GATE);
   for (int64_t r = from; r < to; r++) quantize(w, r, space->gated + r * m->inner, m->inner);
   team_barrier(t);
-  product(t, w, &layer->down, rows, space->hidden, m->width, ADD);
+  times(t, w, &layer->down, rows, space->hidden, m->width, ADD);
   return rows;
 }
 

@@ -37,7 +37,7 @@ typedef struct {
   float *normed;        /* [members][width] */
   uint8_t *quantized;   /* [rows][most of width, heads dim, inner] */
   float *row_scale;     /* [rows] */
-  float *scratch;       /* [members][attention_scratch] */
+  void *scratch;        /* [members][forward_scratch bytes] */
 } workspace;
 
 /* `tokens` tokens of `spans` sequences. The logits of the `kept` rows, in ascending order, go to `logits`
@@ -51,7 +51,9 @@ typedef struct {
   float *logits;
 } batch;
 
+/* Bytes of a member's own room for sequences of up to `length` tokens. */
 int64_t forward_scratch(const decoder *, int64_t length);
+
 void forward(team *, const decoder *, const workspace *, const batch *);
 
 #endif

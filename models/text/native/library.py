@@ -4,7 +4,6 @@ The structures mirror those of `forward.h`, field by field.
 """
 
 import ctypes
-import os
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -122,6 +121,8 @@ def library() -> ctypes.CDLL | None:
     loaded.forward.argtypes = [c_void_p, POINTER(Decoder), POINTER(Workspace), POINTER(Batch)]
     loaded.forward.restype = None
     loaded.forward_scratch.argtypes, loaded.forward_scratch.restype = [POINTER(Decoder), c_int64], c_int64
+    loaded.product.argtypes = [c_void_p, POINTER(ProductWeights), c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
+    loaded.product.restype = None
     loaded.pack_weights.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p]
     loaded.pack_weights.restype = None
     return loaded
@@ -144,8 +145,3 @@ def _cpu_has(instructions: frozenset[str]) -> bool:
         return False
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return instructions <= set(flags)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

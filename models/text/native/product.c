@@ -101,6 +101,29 @@ void multiply(team *t, const product_weights *weights, const uint8_t *x, const f
     for (int64_t pair = first; pair < first + chunk && pair < pairs; pair++) multiply_pair(&o, pair);
 }
 
+typedef struct {
+  const product_weights *weights;
+  const float *x;
+  int64_t rows;
+  uint8_t *quantized;
+  float *row_scale, *out;
+} whole_product;
+
+static void product_member(team *t, void *context, int me) {
+  const whole_product *p = context;
+  const product_weights *w = p->weights;
+  for (int64_t row = me; row < p->rows; row += team_size(t))
+    p->row_scale[row] = quantize_row(p->x + row * w->inputs, w->inputs, p->quantized + row * w->inputs);
+  team_barrier(t);
+  multiply(t, w, p->quantized, p->row_scale, p->rows, p->out, w->outputs, w->outputs, STORE);
+}
+
+void product(team *t, const product_weights *weights, const float *x, int64_t rows, uint8_t *quantized,
+             float *row_scale, float *out) {
+  whole_product p = {weights, x, rows, quantized, row_scale, out};
+  team_run(t, product_member, &p);
+}
+
 void pack_weights(const int8_t *weights, int64_t rows, int64_t inputs, int64_t first, int64_t step, int8_t *packed,
                   int32_t *offset) {
   for (int64_t n = 0; n < rows; n++) {

@@ -39,6 +39,10 @@ float quantize_row(const float *x, int64_t count, uint8_t *out);
 void multiply(team *, const product_weights *, const uint8_t *x, const float *x_scale, int64_t rows, float *out,
               int64_t stride, int64_t limit, product_end);
 
+/* `rows` rows of `inputs` floats, quantised into `quantized` and `row_scale`, times the weights. */
+void product(team *, const product_weights *, const float *x, int64_t rows, uint8_t *quantized, float *row_scale,
+             float *out);
+
 /* Lays out `rows` of `inputs` plain weights as columns `first`, `first + step` … of `packed`, and their offsets. */
 void pack_weights(const int8_t *weights, int64_t rows, int64_t inputs, int64_t first, int64_t step, int8_t *packed,
                   int32_t *offset);

@@ -3,7 +3,6 @@
 Only what lies inside a block of the cache is the kernels' own: they keep keys feature by feature.
 """
 
-import weakref
 from ctypes import POINTER, byref, c_int32, cast, pointer
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from models.text.kv_cache import KVCache
 from models.text.native.decoder import NativeDecoder
 from models.text.native.library import BLOCK, Batch, Span, Workspace, library
+from models.text.native.team import Team
 from models.text.scheduler import Step
 from models.text.scoring import kept_rows
 
@@ -27,17 +27,11 @@ class NativeRunner:
         assert native is not None
         self._library = native
         assert cache.block_size == BLOCK
-        self._decoder, self._cache = decoder, cache
-        for index, layer in enumerate(decoder.layers):
-            layer.keys, layer.values = cache.addresses(index)
-        team = native.team_new(threads)
-        if not team:
-            raise OSError(f"the system gives no {threads} threads")
-        self._team = team
-        self._end = weakref.finalize(self, native.team_free, team)
-        decoder.reach(context)
+        self._team = Team(threads)
+        self._vocabulary = decoder.vocabulary
+        self._structure, self._kept = decoder.arranged(cache, context)
         widest = max(decoder.width, decoder.heads * decoder.dim, decoder.inner)
-        scratch = native.forward_scratch(byref(decoder.structure), context)
+        scratch = native.forward_scratch(byref(self._structure), context)
         mixed = (decoder.heads + 2 * decoder.kv_heads) * decoder.dim
         self._room = {
             "hidden": torch.empty(max_tokens * decoder.width),
@@ -47,7 +41,7 @@ class NativeRunner:
             "normed": torch.empty(threads * decoder.width),
             "quantized": torch.empty(max_tokens * widest, dtype=torch.uint8),
             "row_scale": torch.empty(max_tokens),
-            "scratch": torch.empty(threads * scratch),
+            "scratch": torch.empty(threads * scratch, dtype=torch.uint8),
         }
         pointers = {name: tensor.data_ptr() for name, tensor in self._room.items()}
         self._workspace = Workspace(rows=max_tokens, length=context, **pointers)
@@ -73,7 +67,7 @@ class NativeRunner:
             start += work.count
         kept = kept_rows(step)
         rows = np.array(kept.rows, dtype=np.int32)
-        logits = torch.empty(len(kept.rows), self._decoder.vocabulary)
+        logits = torch.empty(len(kept.rows), self._vocabulary)
         batch = Batch(
             tokens=tokens,
             spans=len(spans),
@@ -83,7 +77,7 @@ class NativeRunner:
             keep=_ints(rows),
             logits=logits.data_ptr(),
         )
-        self._library.forward(self._team, byref(self._decoder.structure), byref(self._workspace), pointer(batch))
+        self._library.forward(self._team.address, byref(self._structure), byref(self._workspace), pointer(batch))
         return kept.sampled(step, logits)
 
 
