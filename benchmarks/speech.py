@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +127,17 @@ def _long_bars(
     for name, timestamps in (("long file, text", False), ("long file, segments", True)):
         wishes = {"language": "en", "include_segments": str(timestamps).lower()}
 
-        def ours(wishes: dict[str, str] = wishes) -> Run:
-            return timed(lambda: [ingle.hear(file, **wishes)], [long.text])
-
-        def peer(size: int, timestamps: bool = timestamps) -> Run:
-            return peer_run(
-                worker, [long.text], do="batched", files=[str(file)], language="en", timestamps=timestamps,
-                batch_size=size, **arithmetic,
-            )  # fmt: skip
-
+        question: dict[str, Any] = {
+            "do": "batched",
+            "files": [str(file)],
+            "language": "en",
+            "timestamps": timestamps,
+            **arithmetic,
+        }
+        ours = partial(timed, partial(ingle.hear_at_once, [file], **wishes), [long.text])
         sizes = BATCH_SIZES[1:2] if quick else BATCH_SIZES
-        own, *others = best(rounds, [ours, *(lambda size=size, peer=peer: peer(size) for size in sizes)])
+        peers = [partial(peer_run, worker, [long.text], batch_size=size, **question) for size in sizes]
+        own, *others = best(rounds, [ours, *peers])
         bars.append(Bar(name, own, min(others, key=lambda run: run.seconds), 1.0))
     return bars
 
@@ -148,14 +149,15 @@ def _clip_bars(
     many = [clips[number % len(clips)] for number in range(CLIPS_AT_ONCE)]
     for name, files, least in ((f"{CLIPS_AT_ONCE} clips at once", many, 2.5), ("one 3-s clip", clips[2:3], 1 / 0.6)):
         texts = [plain(CLIPS[file.name]) for file in files]
-        question = {"do": "sequential", "files": list(map(str, files)), "language": None, "timestamps": True}
-        own, peer = best(
-            rounds,
-            [
-                lambda files=files, texts=texts: timed(lambda: ingle.hear_at_once(files), texts),
-                lambda texts=texts, question=question: peer_run(worker, texts, **question, **arithmetic),
-            ],
-        )
+        question: dict[str, Any] = {
+            "do": "sequential",
+            "files": list(map(str, files)),
+            "language": None,
+            "timestamps": True,
+        }
+        ours = partial(timed, partial(ingle.hear_at_once, files), texts)
+        theirs = partial(peer_run, worker, texts, **question, **arithmetic)
+        own, peer = best(rounds, [ours, theirs])
         bars.append(Bar(name, own, peer, least))
     return bars
 
