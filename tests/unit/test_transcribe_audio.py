@@ -16,7 +16,7 @@ from domain.errors import (
     RequestCancelled,
     UnsupportedCapability,
 )
-from domain.transcription import Segment, Transcript, TranscriptionRequest
+from domain.transcription import DetectionRequest, Segment, Transcript, TranscriptionRequest
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
 from tests.fakes.models import FakeModelRepository, SpeechScript
@@ -232,3 +232,30 @@ async def test_a_model_that_cannot_hear_is_refused_before_anything_is_loaded(
     with pytest.raises(ModelNotFound):
         await transcribe.complete("nobody", audio, REQUEST)
     assert repository.loads == []
+
+
+# -- language -----------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_a_language_is_detected_under_a_lease(
+    transcribe: TranscribeAudio, pool: ModelPool, events: RecordedEvents, audio: Path
+) -> None:
+    detection = await transcribe.detect_language("ear", audio, DetectionRequest(request_id="r-2"))
+    assert (detection.model.id, detection.heard.candidates) == ("ear:base", (("en", 0.99),))
+    assert in_flight(pool) == 0
+    assert work_events(events) == []
+
+
+@virtual_time
+async def test_a_detection_that_is_cancelled_says_so_and_ends_its_lease(
+    transcribe: TranscribeAudio, pool: ModelPool, events: RecordedEvents, script: SpeechScript, audio: Path
+) -> None:
+    script.before_first.shut()
+    work = asyncio.ensure_future(transcribe.detect_language("ear", audio, DetectionRequest(request_id="r-2")))
+    await script.before_first.arrived()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert in_flight(pool) == 0
+    assert work_events(events) == [WorkCancelled("ear:base", "r-2")]
