@@ -19,7 +19,7 @@ PREFIX = "INGLE_"
 CONFIG = "INGLE_CONFIG"
 TOML_FILES = ("ingle.toml", "/etc/ingle/config.toml")
 DOTENV_FILE = ".env"
-NOT_SETTINGS = frozenset({CONFIG, "INGLE_TEST_REQUIRE"})
+NOT_SETTINGS = frozenset({CONFIG, "INGLE_TEST_REQUIRE", "INGLE_TEST_EXAMPLES"})
 
 
 def masked(value: object) -> object:

@@ -38,7 +38,7 @@ class PostgresDatabase:
         bounds = bounds or Bounds()
         self._spelling = spelling
         server = {
-            "application_name": "ingle",
+            "application_name": bounds.schema or "ingle",
             "statement_timeout": str(int(bounds.statement * 1000)),
             "lock_timeout": str(int(bounds.lock * 1000)),
             "idle_in_transaction_session_timeout": str(int(bounds.statement * 1000)),

@@ -51,9 +51,9 @@ class LocalWakeUp:
 class PostgresWakeUp(LocalWakeUp):
     """WakeUp between all processes on one database; one connection listens, which is opened anew when it is lost."""
 
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PostgresDatabase, *, reconnect_seconds: float = _RECONNECT) -> None:
         super().__init__()
-        self._database = database
+        self._database, self._reconnect = database, reconnect_seconds
         self._told: set[str] = set()
         self._rung = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,9 +95,9 @@ class PostgresWakeUp(LocalWakeUp):
         while True:
             try:
                 await self._listen_once()
-            except (IngleError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever the driver calls a lost connection
                 _log.warning("job_hints_lost", reason=type(error).__name__)
-            await asyncio.sleep(_RECONNECT)
+            await asyncio.sleep(self._reconnect)
 
     async def _listen_once(self) -> None:
         """Listen until the connection is lost."""

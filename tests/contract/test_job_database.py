@@ -246,6 +246,32 @@ async def test_pruning_beside_claims_and_lists_disturbs_neither(kept: Kept) -> N
     assert len((await kept.jobs.search(JobFilter(status=[JobStatus.COMPLETED]), 99)).jobs) == 0
 
 
+@pytest.mark.postgres
+async def test_a_listener_whose_connection_is_lost_listens_again(postgres_schema: str) -> None:
+    database = PostgresDatabase(POSTGRES_URL, Bounds(pool_size=2, schema=postgres_schema))
+    here, there = PostgresWakeUp(database, reconnect_seconds=0.01), PostgresWakeUp(database, reconnect_seconds=0.01)
+    await here.start()
+    heard = asyncio.Event()
+    here.listen(lambda _: heard.set())
+    ended = await database.write(
+        lambda c: c.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name=:name AND query LIKE 'LISTEN%'"
+            ),
+            {"name": postgres_schema},
+        ).all()
+    )
+    assert len(ended) == 1
+    await there.start()
+    async with asyncio.timeout(5):
+        while not heard.is_set():
+            there.ring(["qwen"])
+            await asyncio.sleep(0.02)
+    await asyncio.gather(here.close(), there.close())
+    await database.close()
+
+
 # -- what is written beside ----------------------------------------------------------------------------
 
 

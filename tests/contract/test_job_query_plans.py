@@ -1,7 +1,7 @@
 """With 100,000 jobs of 100 owners every statement uses its index and sorts nothing; deferred jobs slow no claim."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -79,11 +79,13 @@ def check(found: Sequence[str], *indexes: str) -> None:
 
 
 @pytest.fixture
-async def full(database_keeper: Keeper) -> Kept:
-    kept = database_keeper.kept
+async def full(database_keeper: Keeper) -> AsyncIterator[Kept]:
+    kept, postgres = database_keeper.kept, database_keeper.name == "postgres"
     assert kept is not None
-    await fill(kept, database_keeper.name == "postgres")
-    return kept
+    await fill(kept, postgres)
+    yield kept
+    if postgres:
+        await kept.run("TRUNCATE jobs CASCADE")
 
 
 async def test_every_statement_uses_its_index(full: Kept) -> None:

@@ -33,7 +33,7 @@ from tests.contract.conftest import new_job
 from tests.databases import Kept, postgres_jobs, sqlite_jobs
 
 T = TypeVar("T")
-EXAMPLES = int(os.environ.get("INGLE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("INGLE_TEST_EXAMPLES", "25"))
 LEASE, TIMEOUT, BUDGET = 60_000, 90_000, 3
 OVER = ("completed", "failed", "cancelled")
 KIND_LEADS_TO: dict[str, set[tuple[Any, Any]]] = {
