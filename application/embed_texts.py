@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from application.events import Publish, TextsEmbedded, WorkCancelled
 from application.model_pool import ModelPool
-from application.ports import Clock
+from application.ports import Clock, EmbeddingModel
 from domain.embedding import EmbeddingInput, Embeddings, check_inputs
 from domain.errors import RequestCancelled
 from domain.model import Model, Task
@@ -42,14 +43,14 @@ class EmbedTexts:
         keep_alive: float | None = None,
         request_id: str = "",
     ) -> EmbeddedTexts:
-        """One vector for each text, in order; see `application.ports.EmbeddingModel`.
+        """One vector for each text, in order, of an embedding model or a text model; see `application.ports`.
 
         What cannot be embedded is refused before any model is loaded for it. Cancelling the awaiting task ends
         the work and the lease.
         """
         check_inputs(texts, dimensions)
         asked_at = self._clock.monotonic()
-        async with self._pool.lend(model_name, Task.EMBEDDING, keep_alive=keep_alive) as model:
+        async with self._lend(model_name, keep_alive) as model:
             began_at = self._clock.monotonic()
             try:
                 embeddings = await model.embed(texts, truncate=truncate, dimensions=dimensions, normalize=normalize)
@@ -59,3 +60,8 @@ class EmbedTexts:
             seconds = self._clock.monotonic() - began_at
             self._publish(TextsEmbedded(model.info.id, request_id, len(texts), embeddings.total_tokens, seconds))
             return EmbeddedTexts(model.info, embeddings, model.dimensions, began_at - asked_at, seconds)
+
+    def _lend(self, model_name: str, keep_alive: float | None) -> AbstractAsyncContextManager[EmbeddingModel]:
+        if self._pool.repository.find(model_name).task is Task.TEXT:
+            return self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive)
+        return self._pool.lend(model_name, Task.EMBEDDING, keep_alive=keep_alive)

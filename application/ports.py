@@ -20,9 +20,41 @@ from domain.transcription import (
 )
 
 
-class TextModel(LoadedModel, Protocol):
+class EmbeddingModel(LoadedModel, Protocol):
+    """Turns texts into vectors.
+
+    * `embed` gives one vector for each text, in order; a text has the same vector (to 1e-6) alone and in a batch.
+    * Vectors have length 1, also after a cut to `dimensions`; with `normalize` false they are as the model pools
+      them. `dimensions` at or above the model's own changes nothing.
+    * A text beyond the context is cut to it, control tokens kept; with `truncate` false it raises
+      ContextLengthExceeded. Token counts are of what was read.
+    * Nothing to embed, or an empty text, raises InvalidRequest; so does a token id outside the vocabulary.
+    * Cancelling the awaiting task ends the work within one step. Many calls may be open at once and share steps;
+      a caller with one text does not wait for all of a caller with many.
+    * Raises Overloaded at once, GenerationFailed at any time; a failing step fails the calls that it served.
+    """
+
+    @property
+    def dimensions(self) -> int:
+        """The length of the model's own vectors."""
+        ...
+
+    async def embed(
+        self,
+        texts: Sequence[EmbeddingInput],
+        *,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        normalize: bool = True,
+    ) -> Embeddings:
+        """The vectors of `texts`."""
+        ...
+
+
+class TextModel(EmbeddingModel, Protocol):
     """A causal language model.
 
+    * It embeds by pooling the last token of a text, or refuses that (UnsupportedCapability).
     * `generate` yields at least one chunk for each of the request's `n` answers, those of different answers in any
       order; the last chunk of each, and only it, has `finish`, and the generator ends after the n-th.
     * A constraint is enforced: an answer that ended with FinishReason.STOP has its form. One that cannot be enforced
@@ -77,37 +109,6 @@ class SpeechModel(LoadedModel, Protocol):
 
     async def detect_language(self, audio: Path, request: DetectionRequest) -> DetectedLanguage:
         """Tell which language is spoken in `audio`."""
-        ...
-
-
-class EmbeddingModel(LoadedModel, Protocol):
-    """Turns texts into vectors.
-
-    * `embed` gives one vector for each text, in order; a text has the same vector (to 1e-6) alone and in a batch.
-    * Vectors have length 1, also after a cut to `dimensions`; with `normalize` false they are as the model pools
-      them. `dimensions` at or above the model's own changes nothing.
-    * A text beyond the context is cut to it, control tokens kept; with `truncate` false it raises
-      ContextLengthExceeded. Token counts are of what was read.
-    * Nothing to embed, or an empty text, raises InvalidRequest; so does a token id outside the vocabulary.
-    * Cancelling the awaiting task ends the work within one step. Many calls may be open at once and share steps;
-      a caller with one text does not wait for all of a caller with many.
-    * Raises Overloaded at once, GenerationFailed at any time; a failing step fails the calls that it served.
-    """
-
-    @property
-    def dimensions(self) -> int:
-        """The length of the model's own vectors."""
-        ...
-
-    async def embed(
-        self,
-        texts: Sequence[EmbeddingInput],
-        *,
-        truncate: bool = True,
-        dimensions: int | None = None,
-        normalize: bool = True,
-    ) -> Embeddings:
-        """The vectors of `texts`."""
         ...
 
 

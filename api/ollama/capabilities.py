@@ -16,8 +16,8 @@ def spec_to(deed: Literal["chat", "generate"], services: Services, name: str) ->
 
 
 def spec_to_embed(services: Services, name: str) -> ModelSpec:
-    """The installed model that `name` means and that makes vectors. Raises ModelNotFound, UnsupportedCapability."""
+    """The installed model that `name` means and that reads texts. Raises ModelNotFound, UnsupportedCapability."""
     spec = services.pool.repository.find(name)
-    if spec.task is not Task.EMBEDDING:
+    if spec.task is Task.SPEECH:
         raise UnsupportedCapability(f"{name} does not support embedding", field="model")
     return spec

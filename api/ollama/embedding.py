@@ -54,10 +54,10 @@ def routes(services: Services) -> APIRouter:
         body = await checked(EmbedBody, await read_object(request))
         texts = texts_of(body.input)
         parse_options(body.options)
-        spec_to_embed(services, body.model)
+        task = spec_to_embed(services, body.model).task
         keep_alive = keep_alive_in(body.keep_alive)
         if not texts:
-            await unless_client_leaves(request.receive, _load(services, body.model, keep_alive))
+            await unless_client_leaves(request.receive, _load(services, body.model, task, keep_alive))
             return answer({"model": body.model, "embeddings": []})
         asking = Embedding(services, request_id_of(request.scope), body.model, keep_alive)
         wanted = body.dimensions or None
@@ -79,10 +79,10 @@ def routes(services: Services) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         body = await checked(EmbeddingsBody, await read_object(request))
         parse_options(body.options)
-        spec_to_embed(services, body.model)
+        task = spec_to_embed(services, body.model).task
         keep_alive = keep_alive_in(body.keep_alive)
         if not body.prompt:
-            await unless_client_leaves(request.receive, _load(services, body.model, keep_alive))
+            await unless_client_leaves(request.receive, _load(services, body.model, task, keep_alive))
             return answer({"embedding": []})
         asking = Embedding(services, request_id_of(request.scope), body.model, keep_alive)
         done = await unless_client_leaves(request.receive, asking.embed([body.prompt], truncate=True, normalize=False))
@@ -101,12 +101,12 @@ def texts_of(given: Any) -> list[str]:
     return [] if texts == [""] else texts
 
 
-async def _load(services: Services, name: str, keep_alive: float | None) -> None:
+async def _load(services: Services, name: str, task: Task, keep_alive: float | None) -> None:
     """Nothing to embed: bring the model in, or with `keep_alive` 0 let it go."""
     if keep_alive == 0:
-        await let_go(services.pool, name, Task.EMBEDDING)
+        await let_go(services.pool, name, task)
     else:
-        await bring_in(services.pool, name, Task.EMBEDDING, keep_alive=keep_alive)
+        await bring_in(services.pool, name, task, keep_alive=keep_alive)
 
 
 class Embedding:

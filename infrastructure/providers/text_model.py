@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NoReturn
 
+from domain.embedding import EmbeddingInput, Embeddings
 from domain.errors import DeadlineExceeded, UnsupportedCapability
 from domain.generation import GenerationRequest, TextChunk, Timings
 from domain.model import Model
@@ -23,6 +24,7 @@ class ProvidedTextModel:
     * What its API cannot say, or the provider is not known to honour, is refused by name before anything is sent.
     * Tokens are the provider's own business: `encode` and `decode` are refused, `Finish.context` is empty, the ids in
       log probabilities are UNKNOWN_TOKEN, and an answer that fills the context ends (`shift_keeping` changes nothing).
+    * Its models for text make no vectors: those that do are listed as embedding models.
     * Raises what Connection does.
     """
 
@@ -53,6 +55,22 @@ class ProvidedTextModel:
     async def decode(self, token_ids: Sequence[int]) -> str:  # noqa: ARG002
         """Refused: the tokens are the provider's."""
         self._refuse_tokens()
+
+    @property
+    def dimensions(self) -> int:
+        """None: it makes no vectors."""
+        return 0
+
+    async def embed(
+        self,
+        texts: Sequence[EmbeddingInput],  # noqa: ARG002
+        *,
+        truncate: bool = True,  # noqa: ARG002
+        dimensions: int | None = None,  # noqa: ARG002
+        normalize: bool = True,  # noqa: ARG002
+    ) -> Embeddings:
+        """Refused."""
+        raise UnsupportedCapability(f"{self._info.id} does not support embedding", field="model")
 
     def _refuse_tokens(self) -> NoReturn:
         raise UnsupportedCapability(

@@ -1,5 +1,8 @@
 """How many requests may wait: overload is refused at the door, not buffered."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from domain.errors import Overloaded
 
 # Before anything was measured: how many prompt tokens a second the engine is assumed to get through.
@@ -32,6 +35,15 @@ class Admission:
         self.requests -= 1
         self.tokens -= tokens
         assert self.requests >= 0 and self.tokens >= 0
+
+    @contextmanager
+    def waiting(self, tokens: int) -> Iterator[None]:
+        """A request waits while the block runs. Raises Overloaded as `enter` does."""
+        self.enter(tokens)
+        try:
+            yield
+        finally:
+            self.leave(tokens)
 
     def _refusal(self, reason: str) -> Overloaded:
         drain = self.tokens / _ASSUMED_TOKENS_PER_SECOND

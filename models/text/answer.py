@@ -16,7 +16,10 @@ Item = TextChunk | IngleError
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One request: the caller's end of it, and the answers that have not begun because the first reads the prompt."""
+    """One request: the caller's end of it, and the answers that have not begun because the first reads the prompt.
+
+    `unfinished` counts the answers whose end the caller has not seen.
+    """
 
     loop: asyncio.AbstractEventLoop
     items: "asyncio.Queue[Item]"
@@ -25,6 +28,15 @@ class Stream:
     siblings: list["Answer"] = field(default_factory=list)
     begun: list["Answer"] = field(default_factory=list)
     prompt: PromptTelling | None = None
+    unfinished: int = 1
+
+    async def next(self) -> TextChunk:
+        """The next chunk of any of the answers. Raises what ended them before."""
+        item = await self.items.get()
+        if isinstance(item, IngleError):
+            raise item
+        self.unfinished -= item.finish is not None
+        return item
 
     @property
     def has_text(self) -> bool:

@@ -3,9 +3,12 @@
 import logging
 import queue
 import time
-from collections.abc import AsyncGenerator, Callable
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterator
 from collections.abc import Sequence as Ids
+from contextlib import contextmanager
 
+from domain.embedding import EmbeddingInput, Embeddings, check_inputs
 from domain.errors import (
     DeadlineExceeded,
     EngineUnavailable,
@@ -18,6 +21,7 @@ from domain.generation import FinishReason, GenerationRequest, TextChunk
 from domain.model import Model
 from domain.prompt import Prompt
 from models.inference_thread import InferenceThread
+from models.text import pooling
 from models.text.admission import Admission
 from models.text.answer import Answer, Outbox, Stream
 from models.text.cache_memory import CacheMemory, CacheUse
@@ -48,9 +52,12 @@ class TextEngine:
         admission: Admission,
         clock: Callable[[], float] = time.monotonic,
         cache: CacheMemory | None = None,
+        dimensions: int = 0,
     ) -> None:
-        """`cache` is None for a runner that keeps none."""
+        """`cache` is None for a runner that keeps none; `dimensions` is the width of the model's hidden states."""
         self._info = info
+        self._dimensions = dimensions
+        self._tokenizer = tokenizer
         self._cache = cache
         self._intake = Intake(tokenizer, info.context_length)
         self._scheduler = scheduler
@@ -73,6 +80,11 @@ class TextEngine:
         return self._info
 
     @property
+    def dimensions(self) -> int:
+        """The length of the vectors that `embed` gives."""
+        return self._dimensions
+
+    @property
     def waiting(self) -> int:
         """How many requests are admitted and have not begun."""
         return self._admission.requests
@@ -88,25 +100,52 @@ class TextEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer `request`; see `application.ports.TextModel` for the contract."""
         stream = await self._intake.open(request, self._clock())
-        if self._aborted:
-            raise _cancelled()
-        self._admission.enter(stream.admitted_tokens)
-        self._tell(lambda: self._begin(stream))
         unheard = set(range(request.n))
-        unfinished = request.n
-        try:
-            while unfinished:
-                item = await stream.items.get()
-                if isinstance(item, IngleError):
-                    raise item
-                unheard.discard(item.index)
+        with self._running(stream):
+            while stream.unfinished:
+                chunk = await stream.next()
+                unheard.discard(chunk.index)
                 if not unheard:
                     self._leave_admission(stream)
-                unfinished -= item.finish is not None
-                yield item
+                yield chunk
+
+    async def embed(
+        self,
+        texts: Ids[EmbeddingInput],
+        *,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        normalize: bool = True,
+    ) -> Embeddings:
+        """The hidden state of each text's last token; see `application.ports.EmbeddingModel` for the contract."""
+        check_inputs(texts, dimensions)
+        rows = await pooling.encoded(self._tokenizer, texts, self._info.context_length, truncate=truncate)
+        with self._admission.waiting(sum(map(len, rows))):
+            vectors = await pooling.each(rows, self._pool)
+        shaped = (pooling.shaped(vector, dimensions, normalize=normalize) for vector in vectors)
+        return Embeddings(tuple(shaped), tuple(map(len, rows)))
+
+    async def _pool(self, ids: Ids[int]) -> "array[float]":
+        stream = await self._intake.open(pooling.reading_of(ids), self._clock())
+        vector = stream.siblings[0].sequence.pooled = array("f")
+        stream.admitted_tokens = 0  # all texts of the call were let in together
+        with self._running(stream):
+            await stream.next()
+        return vector
+
+    @contextmanager
+    def _running(self, stream: Stream) -> Iterator[None]:
+        """The answers of `stream` are written while the block runs; those that it does not wait for end with it."""
+        if self._aborted:
+            raise _cancelled()
+        if stream.admitted_tokens:
+            self._admission.enter(stream.admitted_tokens)
+        self._tell(lambda: self._begin(stream))
+        try:
+            yield
         finally:
             self._leave_admission(stream)
-            if unfinished:
+            if stream.unfinished:
                 self._tell(lambda: self._drop(stream))
 
     def cache_use(self) -> CacheUse:

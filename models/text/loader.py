@@ -88,7 +88,16 @@ def load_text(
         load_time_ms=round((time.monotonic() - began) * 1000),
     )
     admission = Admission(options.max_waiting, options.max_waiting_tokens)
-    return TextEngine(info, loaded.tokenizer, scheduler, runner, thread, admission, cache=cache_memory)
+    return TextEngine(
+        info,
+        loaded.tokenizer,
+        scheduler,
+        runner,
+        thread,
+        admission,
+        cache=cache_memory,
+        dimensions=int(loaded.config.hidden_size),
+    )
 
 
 def _bytes_a_token(config: PretrainedConfig, precision: Precision) -> int:

@@ -16,12 +16,14 @@ class Runner:
         self._model = model
         self._cache = cache
         self._device = device
+        self._states: torch.Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._note_states)
 
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
         """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order.
 
-        Sequences that want their prompts scored get the scores of what this step reads.
+        Sequences that want their prompts scored, or pooled, get what this step says of them.
         """
         ids: list[int] = []
         positions: list[int] = []
@@ -39,5 +41,13 @@ class Runner:
             logits_to_keep=keep,
             step=PagedStep(step, self._cache, self._device),
         )
+        states, self._states = self._states, None
+        if kept.pools:
+            assert states is not None
+            kept.pool(step, states)
         logits: torch.Tensor = output.logits[0].float()
         return kept.sampled(step, logits) if kept.rows else logits[:0]
+
+    def _note_states(self, _head: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        """What the kept rows' logits are made of: models give it to nobody but their heads."""
+        self._states = given[0][0]

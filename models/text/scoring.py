@@ -1,5 +1,6 @@
-"""Which rows of a step give logits, and what becomes of those that only score a prompt."""
+"""Which rows of a step give logits, and what becomes of those that score a prompt or stand for it."""
 
+from array import array
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,21 @@ _ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class KeptRows:
-    """The rows of a packed step that give logits, ascending; `sampling` are those places among them that sample."""
+    """The rows of a packed step that give logits, ascending; `sampling` are those places among them that sample.
+
+    `pools` says whether somebody wants the hidden state of such a row.
+    """
 
     rows: list[int]
     sampling: list[int]
+    pools: bool = False
+
+    def pool(self, step: Step, states: torch.Tensor) -> None:
+        """Give those sequences that want it their row of the kept rows' `[kept, width]` hidden states."""
+        ends = (work.sequence for work in step.work if work.samples)
+        for sequence, place in zip(ends, self.sampling, strict=True):
+            if sequence.pooled is not None and not sequence.new_tokens:
+                sequence.pooled[:] = array("f", states[place].float().cpu().numpy().tobytes())
 
     def sampled(self, step: Step, logits: torch.Tensor) -> torch.Tensor:
         """Of the kept rows' `[kept, vocabulary]` logits those that sample; the others score their prompts here."""
@@ -34,7 +46,7 @@ class KeptRows:
 
 def kept_rows(step: Step) -> KeptRows:
     """The rows that score prompts, and the last of every work that samples."""
-    kept = KeptRows([], [])
+    kept = KeptRows([], [], any(work.samples and work.sequence.pooled is not None for work in step.work))
     start = 0
     for work in step.work:
         kept.rows.extend(start + position - work.start for position in work.scored)

@@ -1,5 +1,6 @@
 """One request in flight, as the scheduler sees it. No tensors here."""
 
+from array import array
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +25,7 @@ class Sequence:
     prefill (after a preemption, of its own answer too); `blocks` hold at least `computed` tokens.
     `stop_ids` end the sequence; before `min_new_tokens` tokens the sampler lets none of them through. With `keeping`
     a sequence whose `ids` fill its `context` goes on without the older half of what comes after so many of them.
+    An empty `pooled` is filled with the hidden state of the prompt's last token.
     """
 
     id: int
@@ -39,6 +41,7 @@ class Sequence:
     context: int = 0
     keeping: int | None = None
     scores: PromptScores | None = None
+    pooled: "array[float] | None" = None
     prompt_length: int = 0
     dropped: int = 0
     computed: int = 0

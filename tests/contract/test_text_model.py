@@ -1,6 +1,7 @@
 """What every TextModel promises: the engine with a tiny random model, and the fake that stands for it."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from application.ports import TextModel
+from domain.embedding import EmbeddingInput
 from domain.errors import ContextLengthExceeded, InvalidRequest, RequestCancelled
 from domain.generation import FinishReason, GenerationRequest, TextChunk
 from domain.model import Model
@@ -158,3 +160,48 @@ async def test_abort_ends_every_answer_and_is_for_good(model: TextModel) -> None
             await anext(opened)
     with pytest.raises(RequestCancelled):
         await collect(model, ask(4))
+
+
+# -- vectors of texts -----------------------------------------------------------------------------
+
+TEXTS = ["Once upon a time", "there was", "Once upon a time", "a " * 100]
+
+
+async def test_each_text_has_a_vector_of_length_1_the_same_alone_and_in_a_batch(model: TextModel) -> None:
+    together = await model.embed(TEXTS)
+    assert together.token_counts[0] == len(await model.encode(RawText(TEXTS[0])))
+    for text, vector in zip(TEXTS, together.vectors, strict=True):
+        assert (vector.typecode, len(vector)) == ("f", model.dimensions)
+        assert math.hypot(*vector) == pytest.approx(1.0, abs=1e-6)
+        (alone,) = (await model.embed([text])).vectors
+        assert alone.tolist() == pytest.approx(vector.tolist(), abs=1e-6)
+    assert together.vectors[0].tolist() == pytest.approx(together.vectors[2].tolist(), abs=1e-6)
+    assert together.vectors[0].tolist() != pytest.approx(together.vectors[1].tolist(), abs=1e-3)
+
+
+async def test_vectors_can_be_cut_or_had_as_they_are(model: TextModel) -> None:
+    (raw,) = (await model.embed(TEXTS[:1], normalize=False)).vectors
+    length = math.hypot(*raw)
+    assert abs(length - 1.0) > 0.01
+    (whole,) = (await model.embed(TEXTS[:1], dimensions=1 << 20)).vectors
+    assert whole.tolist() == pytest.approx([value / length for value in raw], abs=1e-6)
+    (cut,) = (await model.embed(TEXTS[:1], dimensions=5)).vectors
+    assert cut.tolist() == pytest.approx([value / math.hypot(*raw[:5]) for value in raw[:5]], abs=1e-6)
+
+
+async def test_a_text_beyond_the_context_is_cut_or_refused(model: TextModel) -> None:
+    room = model.info.context_length - 1
+    ids = [5 + place % 7 for place in range(room + 40)]
+    long, exact = (await model.embed([ids, ids[:room]])).vectors
+    assert long.tolist() == pytest.approx(exact.tolist(), abs=1e-6)
+    with pytest.raises(ContextLengthExceeded):
+        await model.embed([ids], truncate=False)
+    await model.embed([ids[:room]], truncate=False)
+
+
+async def test_nothing_to_embed_and_ids_that_mean_nothing_are_refused(model: TextModel) -> None:
+    inputs: list[list[EmbeddingInput]] = [[], [""], ["a", []], [[1 << 30]]]
+    for texts in inputs:
+        with pytest.raises(InvalidRequest) as refused:
+            await model.embed(texts)
+        assert refused.value.field == "input"

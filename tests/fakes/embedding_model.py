@@ -67,7 +67,7 @@ class FakeEmbeddingModel(FakeLoadedModel):
             await self.admit(work, self.script.before)
             if self.script.error is not None:
                 raise self.script.error
-            vectors = (self._vector(row, dimensions, normalize) for row in rows)
+            vectors = (vector_of(row, self.dimensions, dimensions, normalize) for row in rows)
             return Embeddings(tuple(vectors), tuple(map(len, rows)))
 
     def _tokens(self, text: EmbeddingInput, truncate: bool) -> list[str]:
@@ -84,9 +84,10 @@ class FakeEmbeddingModel(FakeLoadedModel):
             raise ContextLengthExceeded(len(tokens), room)
         return kept
 
-    def _vector(self, tokens: Sequence[str], dimensions: int | None, normalize: bool) -> "array[float]":
-        size = self.script.dimensions
-        digests = [hashlib.shake_128(token.encode()).digest(size) for token in tokens]
-        values = [sum(digest[place] / 255.0 for digest in digests) for place in range(size)][:dimensions]
-        length = math.sqrt(sum(value * value for value in values)) if normalize else 1.0
-        return array("f", (value / length for value in values))
+
+def vector_of(tokens: Sequence[str], size: int, dimensions: int | None, normalize: bool) -> "array[float]":
+    """The sum of the vectors of `tokens`, of which `dimensions` are left."""
+    digests = [hashlib.shake_128(token.encode()).digest(size) for token in tokens]
+    values = [sum(digest[place] / 255.0 for digest in digests) for place in range(size)][:dimensions]
+    length = math.sqrt(sum(value * value for value in values)) if normalize else 1.0
+    return array("f", (value / length for value in values))

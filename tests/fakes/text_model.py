@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from domain.embedding import EmbeddingInput, Embeddings, check_inputs
 from domain.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest
 from domain.generation import (
     Finish,
@@ -18,10 +19,12 @@ from domain.generation import (
 from domain.model import Model
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from domain.tools import ToolCall
+from tests.fakes.embedding_model import vector_of
 from tests.fakes.gate import Gate
 from tests.fakes.loaded import FakeLoadedModel, Work
 
 VOCABULARY_SIZE = 32_000
+DIMENSIONS = 24
 
 
 @dataclass
@@ -146,6 +149,36 @@ class FakeTextModel(FakeLoadedModel):
         if any(not 0 <= token < VOCABULARY_SIZE for token in ids):
             raise InvalidRequest("tokens holds a token id outside the vocabulary", field="tokens")
         return " ".join(map(str, ids))
+
+    @property
+    def dimensions(self) -> int:
+        """The length of the vectors."""
+        return DIMENSIONS
+
+    async def embed(
+        self,
+        texts: Sequence[EmbeddingInput],
+        *,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        normalize: bool = True,
+    ) -> Embeddings:
+        """One vector for each text, made of all its words."""
+        check_inputs(texts, dimensions)
+        async with self.working(None) as work:
+            room = self.info.context_length - 1
+            rows = [token_ids(RawText(text) if isinstance(text, str) else TokenIds(tuple(text))) for text in texts]
+            if any(not 0 <= token < VOCABULARY_SIZE for row in rows for token in row):
+                raise InvalidRequest("input holds a token id outside the vocabulary", field="input")
+            longest = max(map(len, rows))
+            if longest > room and not truncate:
+                raise ContextLengthExceeded(longest, self.info.context_length)
+            await self.admit(work, self.script.before_first)
+            if self.script.error is not None:
+                raise self.script.error
+            read = [row[:room] for row in rows]
+            vectors = (vector_of([str(token) for token in row], DIMENSIONS, dimensions, normalize) for row in read)
+            return Embeddings(tuple(vectors), tuple(map(len, read)))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextChunk, None]:
         """Answer by the script; the last piece carries `finish`. Nothing happens before the first step."""

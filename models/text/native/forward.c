@@ -174,7 +174,11 @@ static void forward_member(team *t, void *context, int me) {
   embed(w, from, to);
   for (int64_t index = 0; index < m->layers; index++) rows = run_layer(t, w, index, me);
   share(rows, team_size(t), me, &from, &to);
-  for (int64_t r = from; r < to; r++) prepare(w, me, m->norm_out, r, r);
+  for (int64_t r = from; r < to; r++) {
+    prepare(w, me, m->norm_out, r, r);
+    if (w->batch->states != NULL)
+      memcpy(w->batch->states + r * m->width, w->space->normed + me * m->width, (size_t)m->width * sizeof(float));
+  }
   team_barrier(t);
   multiply(t, &m->head, w->space->quantized, w->space->row_scale, rows, w->batch->logits, m->vocabulary,
            m->vocabulary, STORE);

@@ -41,14 +41,15 @@ typedef struct {
 } workspace;
 
 /* `tokens` tokens of `spans` sequences. The logits of the `kept` rows, in ascending order, go to `logits`
- * ([kept][vocabulary]). Ids, positions and blocks must have been checked.
+ * ([kept][vocabulary]), and what these are made of, the normed hidden states, to `states` ([kept][width]) unless that
+ * is NULL. Ids, positions and blocks must have been checked.
  */
 typedef struct {
   int64_t tokens, spans, kept;
   const int32_t *ids;
   const span *span;
   const int32_t *keep;
-  float *logits;
+  float *logits, *states;
 } batch;
 
 /* Bytes of a member's own room for sequences of up to `length` tokens. */

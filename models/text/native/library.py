@@ -106,6 +106,7 @@ class Batch(Structure):
         ("span", POINTER(Span)),
         ("keep", POINTER(c_int32)),
         ("logits", c_void_p),
+        ("states", c_void_p),
     )
 
 

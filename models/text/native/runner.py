@@ -29,6 +29,7 @@ class NativeRunner:
         assert cache.block_size == BLOCK
         self._team = Team(threads)
         self._vocabulary = decoder.vocabulary
+        self._width = decoder.width
         self._structure, self._kept = decoder.arranged(cache, context)
         widest = max(decoder.width, decoder.heads * decoder.dim, decoder.inner)
         scratch = native.forward_scratch(byref(self._structure), context)
@@ -49,7 +50,7 @@ class NativeRunner:
     def run(self, step: Step) -> torch.Tensor:
         """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order.
 
-        Sequences that want their prompts scored get the scores of what this step reads.
+        Sequences that want their prompts scored, or pooled, get what this step says of them.
         """
         tokens = step.tokens
         assert tokens <= self._workspace.rows
@@ -68,6 +69,7 @@ class NativeRunner:
         kept = kept_rows(step)
         rows = np.array(kept.rows, dtype=np.int32)
         logits = torch.empty(len(kept.rows), self._vocabulary)
+        states = torch.empty(len(kept.rows), self._width) if kept.pools else None
         batch = Batch(
             tokens=tokens,
             spans=len(spans),
@@ -76,8 +78,11 @@ class NativeRunner:
             span=spans,
             keep=_ints(rows),
             logits=logits.data_ptr(),
+            states=None if states is None else states.data_ptr(),
         )
         self._library.forward(self._team.address, byref(self._structure), byref(self._workspace), pointer(batch))
+        if states is not None:
+            kept.pool(step, states)
         return kept.sampled(step, logits)
 
 

@@ -78,12 +78,32 @@ async def test_unknown_models_have_a_text_for_each_route(client: httpx2.AsyncCli
     refused(response, 404, 'model "x" not found, try pulling it first')
 
 
-@pytest.mark.parametrize("name", [TEXT, SPEECH])
-async def test_a_model_that_makes_no_vectors_is_refused(client: httpx2.AsyncClient, name: str) -> None:
-    response = await client.post("/api/embed", json={"model": name, "input": "a"})
-    refused(response, 400, f"{name} does not support embedding")
-    response = await client.post("/api/embeddings", json={"model": name, "prompt": "a"})
-    refused(response, 400, f"{name} does not support embedding")
+async def test_a_speech_model_makes_no_vectors(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/api/embed", json={"model": SPEECH, "input": "a"})
+    refused(response, 400, f"{SPEECH} does not support embedding")
+    response = await client.post("/api/embeddings", json={"model": SPEECH, "prompt": "a"})
+    refused(response, 400, f"{SPEECH} does not support embedding")
+
+
+async def test_a_text_model_makes_vectors_by_the_same_rules(world: World, client: httpx2.AsyncClient) -> None:
+    assert whole(await client.post("/api/embed", json={"model": TEXT, "input": []}))["embeddings"] == []
+    assert world.repository.in_memory == {TEXT}
+    texts = ["one two", "three", "one two"]
+    answer = whole(await client.post("/api/embed", json={"model": TEXT, "input": texts}))
+    first, second, third = answer["embeddings"]
+    assert first == third != second
+    assert math.hypot(*first) == pytest.approx(1, abs=1e-6)
+    assert answer["prompt_eval_count"] == 2 + 1 + 2
+    (cut,) = whole(await client.post("/api/embed", json={"model": TEXT, "input": "a", "dimensions": 3}))["embeddings"]
+    assert len(cut) == 3
+    raw = whole(await client.post("/api/embeddings", json={"model": TEXT, "prompt": "one two"}))["embedding"]
+    assert [value / math.hypot(*raw) for value in raw] == pytest.approx(first, abs=1e-6)
+    long = {"model": TEXT, "input": "w " * 9000}
+    assert (await client.post("/api/embed", json=long)).headers["x-truncated"] == "true"
+    response = await client.post("/api/embed", json={**long, "truncate": False})
+    refused(response, 400, "the input length exceeds the context length")
+    whole(await client.post("/api/embed", json={"model": TEXT, "input": [], "keep_alive": 0}))
+    assert world.repository.in_memory == set()
 
 
 async def test_too_many_inputs_are_refused(client: httpx2.AsyncClient) -> None:

@@ -94,7 +94,9 @@ async def test_keep_alive_is_honoured(world: World, client: httpx2.AsyncClient) 
         ({"dimensions": 17}, "dimensions", "invalid_value"),
         ({"dimensions": "5"}, "dimensions", "invalid_value"),
         ({"encoding_format": "hex"}, "encoding_format", "invalid_value"),
-        ({"model": TEXT}, "model", "unsupported_capability"),
+        ({"model": TEXT, "input": "word " * 9000}, None, "context_length_exceeded"),
+        ({"model": TEXT, "input": [99_999]}, "input", "invalid_value"),
+        ({"model": TEXT, "dimensions": 99}, "dimensions", "invalid_value"),
         ({"model": SPEECH}, "model", "unsupported_capability"),
     ],
 )
@@ -104,6 +106,16 @@ async def test_what_cannot_be_embedded_is_400(
     response = await client.post(URL, json=body(**changes))
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, param, code), error
+
+
+async def test_a_text_model_makes_vectors_by_the_same_rules(client: httpx2.AsyncClient) -> None:
+    batch = await answer_to(client, model=TEXT, input=["one two", "three"])
+    assert batch["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    (one,) = (await answer_to(client, model=TEXT))["data"]
+    assert one == batch["data"][0]
+    assert math.hypot(*one["embedding"]) == pytest.approx(1, abs=1e-6)
+    (by_token,) = (await answer_to(client, model=TEXT, input=[5, 6], dimensions=5))["data"]
+    assert len(by_token["embedding"]) == 5
 
 
 async def test_an_overflow_names_both_numbers(client: httpx2.AsyncClient) -> None:
