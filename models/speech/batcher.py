@@ -7,6 +7,7 @@ the requests of one client; whoever comes new starts where those who wait are, s
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 INTERACTIVE_WEIGHT = 4.0
@@ -86,6 +87,11 @@ class Batcher(Generic[R]):
     def put_back(self, line: Line[R], rows: Iterable[R]) -> None:
         """Windows that were taken and not heard: they come first."""
         line.rows.extendleft(reversed(list(rows)))
+
+    def hurry(self) -> None:
+        """Who waits for company has waited long enough, whatever the clock says."""
+        if self._since is not None:
+            self._since = -inf
 
     def next(self, now: float) -> list[tuple[Line[R], R]]:
         """The next batch, whose rows leave their lines; empty if there is none, or none yet."""

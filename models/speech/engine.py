@@ -206,7 +206,12 @@ class WhisperEngine:
     def _wake(self) -> None:
         """Now, for a thread that is at work or has a full batch; and when an idle one has waited long enough."""
         self._thread.wake()
-        asyncio.get_running_loop().call_later(self._options.batch_wait_seconds, self._thread.wake)
+        asyncio.get_running_loop().call_later(self._options.batch_wait_seconds, self._hurry)
+
+    def _hurry(self) -> None:
+        # The loop's clock is not the queue's and may run ahead of it: the timer decides, and there is no other.
+        self._listener.hurry()
+        self._thread.wake()
 
     async def _spread(self, recording: Recording, request: DetectionRequest) -> list[Window]:
         """As many windows as are asked for, from the first to the last of the recording."""

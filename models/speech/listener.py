@@ -94,6 +94,11 @@ class Listener:
         if is_over:
             work.tell(Told(is_last=True))
 
+    def hurry(self) -> None:
+        """The time to wait for company is over."""
+        with self._lock:
+            self._batcher.hurry()
+
     def _queue(self, flow: Flow, rows: Sequence[Row]) -> None:
         self._batcher.add(flow.line, rows, time.monotonic())
 

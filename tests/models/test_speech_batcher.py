@@ -42,6 +42,15 @@ def test_an_idle_device_waits_for_company_and_a_busy_one_does_not() -> None:
     assert names(batcher.next(1.04)) == ["d"]
 
 
+def test_who_is_told_to_hurry_waits_no_longer_even_if_the_clock_is_early() -> None:
+    batcher: Batcher[Sound] = Batcher(4, 0.03)
+    batcher.hurry()
+    filled(batcher, 1, Line(), "a")
+    assert batcher.next(0.029) == []
+    batcher.hurry()
+    assert names(batcher.next(0.029)) == ["a0"]
+
+
 def test_a_full_batch_waits_for_nobody() -> None:
     batcher: Batcher[Sound] = Batcher(2, 0.03)
     filled(batcher, 3, Line(), "a")
