@@ -51,7 +51,9 @@ class GenerateText:
         Closing this generator ends the work and the lease.
         """
         asked_at = self._clock.monotonic()
-        async with self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive) as model:
+        async with self._pool.lend(
+            model_name, Task.TEXT, keep_alive=keep_alive, request_id=request.request_id
+        ) as model:
             load_seconds = self._clock.monotonic() - asked_at
             unfinished = request.n
             try:
@@ -60,6 +62,10 @@ class GenerateText:
                     async for chunk in chunks:
                         if chunk.finish is not None:
                             unfinished -= 1
+                            if not unfinished:
+                                self._pool.requests.finished(
+                                    request.request_id, load_seconds + chunk.finish.timings.queue
+                                )
                             chunk = self._finish(model.info.id, request, chunk, chunk.finish, load_seconds)
                         yield chunk
             except (GeneratorExit, asyncio.CancelledError, RequestCancelled):

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 from application.device_arbiter import DeviceArbiter
 from application.events import DeviceSwapped, Publish
+from application.in_flight import RequestsInFlight
 from application.ports import Clock, EmbeddingModel, SpeechModel, TextModel
 from application.residents import Resident, ResidentState, Unloaded
 from application.slot import Slot
@@ -55,6 +56,7 @@ class ModelPool:
         self._optimising: asyncio.Task[MemoryFreed] | None = None
         self._kept_out: dict[str, asyncio.Event] = {}
         self._draining = False
+        self.requests = RequestsInFlight(clock)
 
     # -- looking ------------------------------------------------------------------------------------
 
@@ -80,27 +82,44 @@ class ModelPool:
 
     @overload
     def lend(
-        self, name: str, task: Literal[Task.TEXT], *, keep_alive: float | None = None
+        self, name: str, task: Literal[Task.TEXT], *, keep_alive: float | None = None, request_id: str | None = None
     ) -> AbstractAsyncContextManager[TextModel]: ...
 
     @overload
     def lend(
-        self, name: str, task: Literal[Task.SPEECH], *, keep_alive: float | None = None
+        self, name: str, task: Literal[Task.SPEECH], *, keep_alive: float | None = None, request_id: str | None = None
     ) -> AbstractAsyncContextManager[SpeechModel]: ...
 
     @overload
     def lend(
-        self, name: str, task: Literal[Task.EMBEDDING], *, keep_alive: float | None = None
+        self,
+        name: str,
+        task: Literal[Task.EMBEDDING],
+        *,
+        keep_alive: float | None = None,
+        request_id: str | None = None,
     ) -> AbstractAsyncContextManager[EmbeddingModel]: ...
 
-    def lend(self, name: str, task: Task, *, keep_alive: float | None = None) -> AbstractAsyncContextManager[Any]:
+    def lend(
+        self, name: str, task: Task, *, keep_alive: float | None = None, request_id: str | None = None
+    ) -> AbstractAsyncContextManager[Any]:
         """Lend the model that `name` means, loaded if need be; it stays in memory while the block runs.
 
-        `keep_alive` (seconds, or FOREVER) replaces what earlier callers asked for. Raises ModelNotFound,
+        `keep_alive` (seconds, or FOREVER) replaces what earlier callers asked for. With a `request_id` it counts as
+        a request in flight. Raises ModelNotFound,
         UnsupportedCapability (a model for another task), ModelLoading (the load outlasts the load timeout),
         ServerDraining, and whatever the load raises.
         """
-        return self._lend(name, task, keep_alive)
+        lent = self._lend(name, task, keep_alive)
+        return lent if request_id is None else self._counted(lent, name, task, request_id)
+
+    @asynccontextmanager
+    async def _counted(
+        self, lent: AbstractAsyncContextManager[LoadedModel], name: str, task: Task, request_id: str
+    ) -> AsyncGenerator[LoadedModel, None]:
+        with self.requests.entered(task, name, request_id) as work:
+            async with lent as work.model:
+                yield work.model
 
     @asynccontextmanager
     async def _lend(self, name: str, task: Task, keep_alive: float | None) -> AsyncGenerator[LoadedModel, None]:

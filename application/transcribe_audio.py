@@ -63,7 +63,9 @@ class TranscribeAudio:
         Closing this generator ends the work and the lease; the file may go as soon as it has ended.
         """
         asked_at = self._clock.monotonic()
-        async with self._pool.lend(model_name, Task.SPEECH, keep_alive=keep_alive) as model:
+        async with self._pool.lend(
+            model_name, Task.SPEECH, keep_alive=keep_alive, request_id=request.request_id
+        ) as model:
             load_seconds = self._clock.monotonic() - asked_at
             finished = False
             try:
@@ -72,14 +74,17 @@ class TranscribeAudio:
                     async for event in events:
                         if isinstance(event, Transcript):
                             finished = True
-                            self._finish(model.info.id, request, event)
+                            self._finish(model.info.id, request, event, load_seconds)
                         yield event
             except (GeneratorExit, asyncio.CancelledError, RequestCancelled):
                 if not finished:
                     self._publish(WorkCancelled(model.info.id, request.request_id))
                 raise
 
-    def _finish(self, model_id: str, request: TranscriptionRequest, transcript: Transcript) -> None:
+    def _finish(
+        self, model_id: str, request: TranscriptionRequest, transcript: Transcript, load_seconds: float
+    ) -> None:
+        self._pool.requests.finished(request.request_id, load_seconds + transcript.queue_time)
         self._publish(
             TranscriptionFinished(model_id, request.request_id, transcript.duration, transcript.processing_time)
         )
@@ -101,9 +106,13 @@ class TranscribeAudio:
         self, model_name: str, audio: Path, request: DetectionRequest, *, keep_alive: float | None = None
     ) -> Detection:
         """Which language is spoken in the file `audio`; cancelling the awaiting task ends the work."""
-        async with self._pool.lend(model_name, Task.SPEECH, keep_alive=keep_alive) as model:
+        async with self._pool.lend(
+            model_name, Task.SPEECH, keep_alive=keep_alive, request_id=request.request_id
+        ) as model:
             try:
-                return Detection(model.info, await model.detect_language(audio, request))
+                heard = await model.detect_language(audio, request)
+                self._pool.requests.finished(request.request_id, 0.0)
+                return Detection(model.info, heard)
             except (asyncio.CancelledError, RequestCancelled):
                 self._publish(WorkCancelled(model.info.id, request.request_id))
                 raise
