@@ -118,7 +118,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as an entity: same `id`, same model, wherever it is and however it is loaded."""
+    """A model as an entity: same `id`, same model, wherever it is and however it is loaded.
+
+    `kernel` says in words how its layers run, and why not faster.
+    """
 
     spec: ModelSpec
     is_loaded: bool = False
@@ -128,6 +131,7 @@ class Model:
     context_length: int = 0
     memory_bytes: int = 0
     load_time_ms: int = 0
+    kernel: str = ""
 
     @property
     def id(self) -> str:
@@ -145,7 +149,15 @@ class Model:
         return self.spec.task
 
     def loaded(
-        self, *, device: str, dtype: str, quantization: str, context_length: int, memory_bytes: int, load_time_ms: int
+        self,
+        *,
+        device: str,
+        dtype: str,
+        quantization: str,
+        context_length: int,
+        memory_bytes: int,
+        load_time_ms: int,
+        kernel: str = "",
     ) -> Self:
         """The same model, now in memory."""
         return replace(
@@ -157,6 +169,7 @@ class Model:
             context_length=context_length,
             memory_bytes=memory_bytes,
             load_time_ms=load_time_ms,
+            kernel=kernel,
         )
 
     def unloaded(self) -> Self:

@@ -11,6 +11,7 @@ import torch
 
 from application.ports import SystemInfo
 from models import device
+from models.text.native.library import why_not
 from models.text.placement import cpu_has_bfloat16, int8_products_are_exact
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -58,7 +59,8 @@ class MachineProbe:
     @cached_property
     def _kernels(self) -> dict[str, str]:
         if int8_products_are_exact():
-            text = "int8 rows: products are exact here, and a byte a weight is what decoding waits for"
+            text = "int8 rows: products are exact here, and a byte a weight is what decoding waits for; "
+            text += f"PyTorch's layers: {why_not()}" if why_not() else "native layers for the families that they know"
         elif cpu_has_bfloat16():
             text = "bfloat16: int8 products would saturate without VNNI"
         else:

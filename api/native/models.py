@@ -117,17 +117,16 @@ async def load(services: Services, request: Request, wish: LoadParameters) -> Re
     name = one_of(wish.model, wish.model_id, services.defaults.analysis_model)
     options = load_options(services, wish)
     keep_alive = None if wish.keep_alive is None else parse_keep_alive(wish.keep_alive)
-    pin = wish.pin or False
     if wish.stream:
         return await streamed(
             request,
-            load_records(services, name, options, keep_alive=keep_alive, pin=pin),
+            load_records(services, name, options, keep_alive=keep_alive, pin=wish.pin),
             framing_for(request),
             ping_seconds=services.limits.ping_seconds,
             stall_seconds=services.limits.stall_seconds,
         )
     model, is_new = await unless_client_leaves(
-        request.receive, services.pool.load(name, options, keep_alive=keep_alive, pin=pin)
+        request.receive, services.pool.load(name, options, keep_alive=keep_alive, pin=wish.pin)
     )
     return json_answer(load_body(services, name, model, is_new=is_new))
 
@@ -193,6 +192,7 @@ def entry(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "device": model.device if model else None,
         "dtype": model.dtype if model else None,
         "quantization": model.quantization if model else None,
+        "kernel": model.kernel if model else None,
         "is_loaded": resident is not None and resident.state is ResidentState.LOADED,
         "state": _state(resident, failure),
         "size_bytes": spec.size_bytes,

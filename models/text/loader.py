@@ -1,6 +1,5 @@
 """Puts a text engine together: weights, cache, scheduler, one warm step."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,13 +17,11 @@ from models.text import weights
 from models.text.admission import Admission
 from models.text.cache_memory import CacheBudget, CacheMemory
 from models.text.engine import TextEngine
-from models.text.execution import StepRunner, block_size_for, runner_for, weight_bytes
+from models.text.execution import StepRunner, block_size_for, reads_alike, runner_for, weight_bytes
 from models.text.kv_cache import KVCache
 from models.text.scheduler import Limits, Scheduler
 from models.text.sequence import Sequence
 from models.text.weights import LoadedWeights, Precision
-
-log = logging.getLogger(__name__)
 
 # Room for this many tokens of every parallel sequence, when one full context does not need more.
 _TOKENS_PER_SEQUENCE = 2048
@@ -34,11 +31,15 @@ PROMISED_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What a deployment decides about text engines: bounds of the batch and of the queue."""
+    """What a deployment decides about text engines: bounds of the batch and of the queue.
+
+    With `speculation` answers are guessed at where that cannot change them.
+    """
 
     limits: Limits = field(default_factory=Limits)
     max_waiting: int = 512
     max_waiting_tokens: int = 262_144
+    speculation: bool = True
 
     def with_parallel(self, sequences: int) -> "EngineOptions":
         """The same with so many sequences in a step; 0 changes nothing."""
@@ -68,14 +69,16 @@ def load_text(
     InsufficientMemory, InsufficientStorage.
     """
     began = time.monotonic()
+    limits = options.limits
     loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress, native=True)
-    log.info("%s runs on %s layers%s", spec.id, loaded.layers, loaded.why and f": {loaded.why}")
-    cache = _make_cache(spec, loaded, num_ctx, cache_bytes, options.limits, precision, device)
+    if not (options.speculation and reads_alike(loaded)):
+        limits = replace(limits, guesses=0)
+    cache = _make_cache(spec, loaded, num_ctx, cache_bytes, limits, precision, device)
     context = min(num_ctx or _context_of(loaded.config), cache.tokens)
-    runner = runner_for(loaded, cache, device, limits=options.limits, context=context, threads=threads)
+    runner = runner_for(loaded, cache, device, limits=limits, context=context, threads=threads)
     promised = num_ctx or min(context, PROMISED_TOKENS)
-    cache_memory = CacheMemory(cache, promised, options.limits.max_running * _TOKENS_PER_SEQUENCE, budget)
-    scheduler = Scheduler(cache_memory.blocks, options.limits)
+    cache_memory = CacheMemory(cache, promised, limits.max_running * _TOKENS_PER_SEQUENCE, budget)
+    scheduler = Scheduler(cache_memory.blocks, limits)
     on_progress(LoadProgress("warmup", 0, 1))
     _warm_up(spec, runner, scheduler, thread)
     on_progress(LoadProgress("warmup", 1, 1))
@@ -86,6 +89,7 @@ def load_text(
         context_length=context,
         memory_bytes=weight_bytes(loaded) + cache_memory.use().granted,
         load_time_ms=round((time.monotonic() - began) * 1000),
+        kernel=f"{loaded.layers} layers{loaded.why and ': ' + loaded.why}",
     )
     admission = Admission(options.max_waiting, options.max_waiting_tokens)
     return TextEngine(

@@ -99,7 +99,7 @@ def _why_not_native(model: PreTrainedModel, precision: Precision, device: torch.
     if not native:
         return "the native kernels were not asked for"
     if device.type != "cpu" or not precision.int8:
-        return "the native kernels are for int8 on CPUs"
+        return "native kernels are for int8 on CPUs"
     return why_not() or unsupported(model)
 
 
