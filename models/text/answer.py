@@ -100,7 +100,14 @@ class Answer:
         first = sequence.first_token or now
         finish = Finish(
             reason,
-            Usage(sequence.prompt_length, sequence.new_tokens, sequence.cached, self.reasoning_tokens),
+            Usage(
+                sequence.prompt_length,
+                sequence.new_tokens,
+                sequence.cached,
+                self.reasoning_tokens,
+                sequence.accepted,
+                sequence.rejected,
+            ),
             Timings(queue=started - self.stream.arrival, prompt=first - started, decode=now - first),
             tuple(sequence.ids),
         )

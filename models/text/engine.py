@@ -1,6 +1,5 @@
 """The text engine: requests in, chunk streams out; many requests share each step of the owner thread."""
 
-import logging
 import queue
 import time
 from array import array
@@ -9,30 +8,20 @@ from collections.abc import Sequence as Ids
 from contextlib import contextmanager
 
 from domain.embedding import EmbeddingInput, Embeddings, check_inputs
-from domain.errors import (
-    DeadlineExceeded,
-    EngineUnavailable,
-    GenerationFailed,
-    IngleError,
-    Overloaded,
-    RequestCancelled,
-)
-from domain.generation import FinishReason, GenerationRequest, TextChunk
+from domain.errors import EngineUnavailable, RequestCancelled
+from domain.generation import GenerationRequest, TextChunk
 from domain.model import Model
 from domain.prompt import Prompt
 from models.inference_thread import InferenceThread
 from models.text import pooling
 from models.text.admission import Admission
-from models.text.answer import Answer, Outbox, Stream
+from models.text.answer import Stream
+from models.text.answering import Answering
 from models.text.cache_memory import CacheMemory, CacheUse
 from models.text.execution import StepRunner
 from models.text.intake import Intake
-from models.text.sampler import Ranked, Sampler
 from models.text.scheduler import Scheduler
-from models.text.sequence import Sequence
 from models.text.tokenizer import TextTokenizer
-
-log = logging.getLogger(__name__)
 
 
 class TextEngine:
@@ -59,16 +48,13 @@ class TextEngine:
         self._dimensions = dimensions
         self._tokenizer = tokenizer
         self._cache = cache
-        self._intake = Intake(tokenizer, info.context_length)
-        self._scheduler = scheduler
+        self._intake = Intake(tokenizer, info.context_length, guesses=scheduler.limits.guesses > 0)
         self._runner: StepRunner | None = runner
         self._thread = thread
         self._admission = admission
         self._clock = clock
-        self._sampler = Sampler()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._answers: dict[int, Answer] = {}
-        self._outbox = Outbox()
+        self._answering = Answering(scheduler, lambda: self._clock(), str(info.id))
         self._aborted = False
         thread.attach(self)
 
@@ -146,7 +132,7 @@ class TextEngine:
         finally:
             self._leave_admission(stream)
             if stream.unfinished:
-                self._tell(lambda: self._drop(stream))
+                self._tell(lambda: self._answering.drop(stream))
 
     def cache_use(self) -> CacheUse:
         """What the cache takes, now."""
@@ -160,7 +146,7 @@ class TextEngine:
     def abort(self) -> None:
         """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled."""
         self._aborted = True
-        self._tell(lambda: self._fail_all(_cancelled()))
+        self._tell(lambda: self._answering.fail_all(_cancelled()))
 
     async def close(self) -> None:
         """Leave the owner thread and drop the weights. No generator may be open."""
@@ -185,115 +171,14 @@ class TextEngine:
         """One forward pass for everybody; True while there is more to do."""
         while not self._inbox.empty():
             self._inbox.get()()
-        self._expire()
-        if self._scheduler.running or self._scheduler.waiting:
-            self._advance()
-        self._outbox.deliver()
-        return bool(self._scheduler.running or self._scheduler.waiting)
+        self._answering.step(self._runner)
+        return not self._answering.is_idle
 
     def _begin(self, stream: Stream) -> None:
         if self._runner is None:
-            stream.siblings.clear()
-            self._outbox.put(stream, EngineUnavailable("the model is being unloaded: ask again"))
-            return
-        self._enter(stream.siblings.pop(0))
-
-    def _enter(self, answer: Answer) -> None:
-        answer.stream.begun.append(answer)
-        self._answers[answer.sequence.id] = answer
-        self._sampler.begin(answer.sequence, answer.grammar)
-        self._scheduler.add(answer.sequence)
-
-    def _advance(self) -> None:
-        step = self._scheduler.schedule()
-        if not step.work:
-            if (stranded := self._scheduler.stranded) is not None:
-                self._fail(stranded, Overloaded("the memory for a text this long is in use by other models: try again"))
-            return
-        assert self._runner is not None
-        now = self._clock()
-        for work in step.work:
-            if work.sequence.started is None:
-                work.sequence.started = now
-        sampling = [work.sequence for work in step.work if work.samples]
-        try:
-            samples = self._sampler.sample(self._runner.run(step), sampling)
-        except Exception as error:
-            log.exception("a step of %s failed", self._info.id)
-            for work in step.work:
-                self._fail(
-                    work.sequence, GenerationFailed(f"the model failed while generating: {type(error).__name__}")
-                )
-            return
-        self._scheduler.complete(step)
-        for row, (sequence, token) in enumerate(zip(sampling, samples.tokens, strict=True)):
-            self._take(sequence, token, samples.ranked.get(row))
-
-    def _take(self, sequence: Sequence, token: int | GenerationFailed, ranked: Ranked | None) -> None:
-        answer = self._answers.get(sequence.id)
-        if answer is None:
-            return  # it shared a request with one that failed in this step
-        if sequence.first_token is None:
-            sequence.first_token = self._clock()
-            self._begin_siblings(answer.stream)
-        if isinstance(token, GenerationFailed):
-            self._fail(sequence, token)
-            return
-        if sequence.max_new_tokens == 0:
-            self._finish(answer, FinishReason.LENGTH, None)
-            return
-        try:
-            chunk, reason = answer.take(token, ranked)
-        except GenerationFailed as error:
-            self._fail(sequence, error)
-            return
-        if reason is not None:
-            self._finish(answer, reason, chunk)
-        elif chunk is not None:
-            self._outbox.put(answer.stream, chunk)
-
-    def _begin_siblings(self, stream: Stream) -> None:
-        """The prompt is in the cache now: the other answers to it share its blocks."""
-        siblings, stream.siblings = stream.siblings, []
-        for sibling in siblings:
-            self._enter(sibling)
-
-    def _finish(self, answer: Answer, reason: FinishReason, last: TextChunk | None) -> None:
-        self._end(answer.sequence, reason)
-        self._outbox.put(answer.stream, answer.close(last, reason, self._clock()))
-
-    def _end(self, sequence: Sequence, reason: FinishReason | None) -> None:
-        """Take a sequence out; without a reason it was aborted."""
-        self._scheduler.finish(sequence, reason)
-        self._sampler.forget(sequence)
-        self._answers.pop(sequence.id, None)
-
-    def _drop(self, stream: Stream) -> None:
-        """End whatever of a request has not ended: nobody listens any more, or one of its answers failed."""
-        stream.siblings.clear()
-        for answer in stream.begun:
-            self._end(answer.sequence, None)
-
-    def _fail(self, sequence: Sequence, error: IngleError) -> None:
-        answer = self._answers.get(sequence.id)
-        if answer is not None:
-            self._drop(answer.stream)
-            self._outbox.put(answer.stream, error)
-
-    def _fail_all(self, error: IngleError) -> None:
-        for sequence in list(self._scheduler.alive()):
-            self._fail(sequence, error)
-
-    def _expire(self) -> None:
-        now = self._clock()
-        for sequence in list(self._scheduler.alive()):
-            if sequence.deadline is None or now < sequence.deadline or sequence.id not in self._answers:
-                continue
-            answer = self._answers[sequence.id]
-            if answer.stream.has_text:
-                self._finish(answer, FinishReason.LENGTH, None)
-            else:
-                self._fail(sequence, DeadlineExceeded("the deadline passed before the first token"))
+            self._answering.refuse(stream, EngineUnavailable("the model is being unloaded: ask again"))
+        else:
+            self._answering.begin(stream)
 
 
 def _cancelled() -> RequestCancelled:

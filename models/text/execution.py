@@ -20,7 +20,7 @@ class StepRunner(Protocol):
     """Runs one step; only the device's owner thread may call it."""
 
     def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order."""
+        """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order."""
         ...
 
 
@@ -29,12 +29,20 @@ def block_size_for(loaded: LoadedWeights) -> int:
     return BLOCK if isinstance(loaded.model, NativeDecoder) else _BLOCK_SIZE
 
 
+def reads_alike(loaded: LoadedWeights) -> bool:
+    """Whether a token gets the same logits, to the last bit, however many tokens of its text a step reads.
+
+    Only the native kernels promise that: elsewhere guesses that a step checks could change a greedy answer.
+    """
+    return isinstance(loaded.model, NativeDecoder)
+
+
 def runner_for(
     loaded: LoadedWeights, cache: KVCache, device: torch.device, *, limits: Limits, context: int, threads: int
 ) -> StepRunner:
     """A runner of steps within `limits`, of sequences of up to `context` tokens, with `threads` threads on a CPU."""
     if isinstance(loaded.model, NativeDecoder):
-        rows = limits.max_running + limits.max_prefill_tokens
+        rows = limits.max_running + limits.max_prefill_tokens + limits.guesses
         return NativeRunner(loaded.model, cache, threads=threads, max_tokens=rows, context=context)
     return Runner(loaded.model, cache, device)
 

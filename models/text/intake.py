@@ -11,8 +11,10 @@ from domain.generation import GenerationRequest, SamplingParams
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from models.text.answer import Answer, Stream
 from models.text.grammar import Grammars
+from models.text.lookup import Lookup
 from models.text.plan import AnswerPlan
 from models.text.prompt_scores import PromptScores
+from models.text.sampler import is_plain_greedy
 from models.text.sequence import Sequence
 from models.text.shown_logprobs import HeldLogprobs, PromptTelling
 from models.text.tokenizer import TextTokenizer
@@ -26,8 +28,10 @@ _ENCODE_INLINE = 2048
 class Intake:
     """Checks requests against the model, and makes their answers. Used on the event loop."""
 
-    def __init__(self, tokenizer: TextTokenizer, context_length: int) -> None:
+    def __init__(self, tokenizer: TextTokenizer, context_length: int, *, guesses: bool = False) -> None:
+        """With `guesses` answers that are greedy and nothing else may have guesses checked."""
         self._tokenizer = tokenizer
+        self._guesses = guesses
         self._context_length = context_length
         self._grammars = Grammars(tokenizer)
         self._numbers = itertools.count()
@@ -62,6 +66,8 @@ class Intake:
         for index in range(request.n):
             sequence = self._sequence(request, list(ids), arrival, index, context, has_form=plan.form is not None)
             reader, form = plan.reader(index, sequence.stop_ids)
+            if self._guesses and form is None and is_plain_greedy(sequence):
+                sequence.lookup = Lookup()
             logprobs = None if request.sampling.logprobs is None else HeldLogprobs(self._tokenizer)
             stream.siblings.append(Answer(index, stream, sequence, reader, form, logprobs))
         if request.prompt_logprobs is not None:

@@ -21,16 +21,15 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order.
+        """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order.
 
         Sequences that want their prompts scored, or pooled, get what this step says of them.
         """
         ids: list[int] = []
         positions: list[int] = []
         for work in step.work:
-            end = work.start + work.count
-            ids.extend(work.sequence.ids[work.start : end])
-            positions.extend(range(work.start, end))
+            ids.extend(work.ids)
+            positions.extend(range(work.start, work.start + work.count))
         kept = kept_rows(step)
         # With nothing to sample the cheapest question is one row, thrown away.
         keep = torch.tensor(kept.rows or [len(ids) - 1], device=self._device)

@@ -39,7 +39,7 @@ class Sampler:
 
     def begin(self, sequence: Sequence, grammar: Form | None = None) -> None:
         """A sequence will be in some of the next steps; until `forget` its generator lives on."""
-        if grammar is not None or not _is_plain_greedy(sequence):
+        if grammar is not None or not is_plain_greedy(sequence):
             self._rules[sequence.id] = _Rule(sequence, grammar)
 
     def forget(self, sequence: Sequence) -> None:
@@ -131,7 +131,11 @@ class _Rule:
         return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
 
 
-def _is_plain_greedy(sequence: Sequence) -> bool:
+def is_plain_greedy(sequence: Sequence) -> bool:
+    """Whether every token of `sequence` is the one with the largest logit and nothing else is asked about it.
+
+    A grammar, which the sequence does not know of, may say otherwise.
+    """
     params = sequence.params
     penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
     return (

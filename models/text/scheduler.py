@@ -2,25 +2,49 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import TypeVar
 
 from domain.generation import FinishReason
 from models.text.block_manager import BlockManager
+from models.text.lookup import DEEPEST, Lookup, allot
 from models.text.sequence import Sequence, SequenceStatus
+
+Token = TypeVar("Token")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`count` tokens of `sequence`, from its first uncomputed one on."""
+    """`count` tokens of `sequence`, from its first uncomputed one on; the last of them may be `guesses`."""
 
     sequence: Sequence
     start: int
     count: int
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that are read."""
+        return [*self.sequence.ids[self.start : self.start + self.count], *self.guesses]
 
     @property
     def samples(self) -> bool:
         """Whether this work ends with a new token."""
-        return self.start + self.count == len(self.sequence.ids)
+        return self.start + self.count - len(self.guesses) == len(self.sequence.ids)
+
+    @property
+    def sampled(self) -> int:
+        """How many of its last tokens the model is asked to go on from: the text's own last one, and each guess."""
+        return 1 + len(self.guesses) if self.samples else 0
+
+    def confirmed(self, tokens: Many[Token]) -> Many[Token]:
+        """Of the tokens that come next by the model after each of `sampled` those before which every guess is right."""
+        right = 0
+        while right < len(self.guesses) and tokens[right] == self.guesses[right]:
+            right += 1
+        return tokens[: right + 1]
 
     @property
     def scored(self) -> range:
@@ -40,6 +64,15 @@ class Step:
         """How many tokens pass through the model."""
         return sum(work.count for work in self.work)
 
+    def shares(self) -> list[tuple[Work, range]]:
+        """The works that sample, each with its rows of the logits; to be asked before any token is appended."""
+        shares, row = [], 0
+        for work in self.work:
+            if work.samples:
+                shares.append((work, range(row, row + work.sampled)))
+                row += work.sampled
+        return shares
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -54,6 +87,7 @@ class Limits:
     max_prefill_tokens: int = 512
     chunk: int = 256
     reserve: int = 512
+    guesses: int = 32
 
 
 @dataclass(slots=True)
@@ -63,6 +97,8 @@ class Scheduler:
     * Every running sequence that decodes is in every step, so a prompt never stops the others' streams.
     * Beside them the step reads prompts, oldest first, as far as its budget goes.
     * When blocks run out, the youngest running sequence gives its blocks back and is computed again later.
+    * Guesses take only blocks that nobody else needs in the step. What was written for one that turns out wrong is
+      overwritten by the next step, and no block is shared before all of its tokens are the text's own.
     """
 
     blocks: BlockManager
@@ -125,13 +161,22 @@ class Scheduler:
             if count == 0:
                 break
             budget -= count
+        self._guess(work)
         return Step(tuple(work))
 
     def complete(self, step: Step) -> None:
-        """The step's keys and values are in the cache now."""
+        """The step's keys and values are in the cache now, but for guesses, which nobody has confirmed yet."""
         for work in step.work:
-            work.sequence.computed = work.start + work.count
+            work.sequence.computed = work.start + work.count - len(work.guesses)
             self.blocks.publish(work.sequence, work.start)
+
+    def confirm(self, sequence: Sequence) -> None:
+        """The newest token had been guessed in this step, so the cache has it; ended sequences are left alone."""
+        if sequence.status is not SequenceStatus.RUNNING:
+            return
+        sequence.computed += 1
+        sequence.accepted += 1
+        self.blocks.publish(sequence, sequence.computed - 1)
 
     def _shift(self, sequence: Sequence) -> None:
         """Go on with half of the text, which is read anew but for a prefix that is still in the cache."""
@@ -144,6 +189,23 @@ class Scheduler:
             decoding = sequence.status is SequenceStatus.RUNNING and sequence.uncomputed == 1
             if decoding and self._make_room(sequence, 1, work):
                 work.append(Work(sequence, sequence.computed, 1))
+
+    def _guess(self, work: list[Work]) -> None:
+        """Let sequences that decode have guesses checked too, as far as that makes tokens cheaper."""
+        decoding = [place for place, item in enumerate(work) if item.count == 1 and item.samples]
+        asking: list[tuple[int, Sequence, Lookup]] = []
+        for place in decoding:
+            sequence = work[place].sequence
+            if sequence.lookup is not None and sequence.new_tokens:
+                sequence.lookup.follow(sequence.ids)
+                asking.append((place, sequence, sequence.lookup))
+        rooms = [min(sequence.room - 1, DEEPEST) for _, sequence, _ in asking]
+        counts = allot([lookup for _, _, lookup in asking], rooms, len(decoding), self.limits.guesses)
+        for (place, sequence, lookup), count in zip(asking, counts, strict=True):
+            going_on = takewhile(lambda token: token not in sequence.stop_ids, lookup.guesses(sequence.ids, count))  # noqa: B023
+            guesses = tuple(going_on)
+            if guesses and self.blocks.grow(sequence, len(sequence.ids) + len(guesses)):
+                work[place] = replace(work[place], count=1 + len(guesses), guesses=guesses)
 
     def _prefill(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
         end = min(len(sequence.ids), (sequence.computed // self.limits.chunk + 1) * self.limits.chunk)

@@ -25,8 +25,8 @@ class KeptRows:
 
     def pool(self, step: Step, states: torch.Tensor) -> None:
         """Give those sequences that want it their row of the kept rows' `[kept, width]` hidden states."""
-        ends = (work.sequence for work in step.work if work.samples)
-        for sequence, place in zip(ends, self.sampling, strict=True):
+        rows = (work.sequence for work in step.work for _ in range(work.sampled))
+        for sequence, place in zip(rows, self.sampling, strict=True):
             if sequence.pooled is not None and not sequence.new_tokens:
                 sequence.pooled[:] = array("f", states[place].float().cpu().numpy().tobytes())
 
@@ -40,20 +40,20 @@ class KeptRows:
                 following = [work.sequence.ids[position + 1] for position in work.scored]
                 _score(work.sequence.scores, following, logits[first : first + len(following)])
                 first += len(following)
-            first += work.samples
+            first += work.sampled
         return logits[self.sampling]
 
 
 def kept_rows(step: Step) -> KeptRows:
-    """The rows that score prompts, and the last of every work that samples."""
+    """The rows that score prompts, and the last ones of every work that samples."""
     kept = KeptRows([], [], any(work.samples and work.sequence.pooled is not None for work in step.work))
     start = 0
     for work in step.work:
         kept.rows.extend(start + position - work.start for position in work.scored)
         start += work.count
-        if work.samples:
+        for row in range(start - work.sampled, start):
             kept.sampling.append(len(kept.rows))
-            kept.rows.append(start - 1)
+            kept.rows.append(row)
     return kept
 
 

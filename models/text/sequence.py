@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from domain.generation import FinishReason, SamplingParams
+from models.text.lookup import Lookup
 from models.text.prompt_scores import PromptScores
 
 
@@ -41,11 +42,14 @@ class Sequence:
     context: int = 0
     keeping: int | None = None
     scores: PromptScores | None = None
+    lookup: Lookup | None = None
     pooled: "array[float] | None" = None
     prompt_length: int = 0
     dropped: int = 0
     computed: int = 0
     cached: int = 0
+    accepted: int = 0
+    rejected: int = 0
     blocks: list[int] = field(default_factory=list)
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None
@@ -65,6 +69,12 @@ class Sequence:
     def new_tokens(self) -> int:
         """How many tokens have been generated so far."""
         return len(self.ids) + self.dropped - self.prompt_length
+
+    @property
+    def room(self) -> int:
+        """How many tokens may still come before the sequence ends or has to shift."""
+        left = self.max_new_tokens - self.new_tokens
+        return left if self.keeping is None else min(left, self.context - len(self.ids))
 
     @property
     def is_full(self) -> bool:
@@ -87,6 +97,8 @@ class Sequence:
         del self.ids[kept : kept + count]
         self._answer_start -= max(0, min(kept + count, self._answer_start) - kept)
         self.dropped += count
+        if self.lookup is not None:
+            self.lookup.forget()
 
     def append(self, token: int, *, may_end: bool = True) -> FinishReason | None:
         """Take the next token; tells why the sequence is over, if it is.

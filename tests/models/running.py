@@ -11,6 +11,7 @@ from models.text import weights
 from models.text.block_manager import BlockManager
 from models.text.execution import block_size_for, runner_for
 from models.text.kv_cache import KVCache
+from models.text.lookup import Lookup
 from models.text.sampler import Sampler
 from models.text.scheduler import Limits, Scheduler
 from models.text.sequence import Sequence
@@ -60,9 +61,12 @@ class Bench:
         self.sampler = Sampler()
         self.largest_step = 0
 
-    def sequence(self, ids: Many[int], new_tokens: int, params: SamplingParams = GREEDY) -> Sequence:
+    def sequence(
+        self, ids: Many[int], new_tokens: int, params: SamplingParams = GREEDY, *, guesses: bool = False
+    ) -> Sequence:
         """A request that ends after `new_tokens` only."""
-        return Sequence(self._next_id(), list(ids), params, new_tokens, frozenset(), arrival=0.0)
+        lookup = Lookup() if guesses else None
+        return Sequence(self._next_id(), list(ids), params, new_tokens, frozenset(), arrival=0.0, lookup=lookup)
 
     def run(self, sequences: Many[Sequence]) -> list[list[int]]:
         """Everybody's new tokens, all admitted at once."""
@@ -80,14 +84,23 @@ class Bench:
         self.largest_step = max(self.largest_step, len(step.work))
         logits = self.runner.run(step)
         self.scheduler.complete(step)
-        chosen = [work.sequence for work in step.work if work.samples]
-        for sequence, token in zip(chosen, self.sampler.sample(logits, chosen).tokens, strict=True):
-            assert isinstance(token, int)
-            reason = sequence.append(token)
-            if reason is not None:
-                self.scheduler.finish(sequence, reason)
-                self.sampler.forget(sequence)
+        shares = step.shares()
+        tokens = self.sampler.sample(logits, [work.sequence for work, rows in shares for _ in rows]).tokens
+        for work, rows in shares:
+            confirmed = work.confirmed(tokens[rows.start : rows.stop])
+            work.sequence.rejected += len(rows) - len(confirmed)
+            for number, token in enumerate(confirmed):
+                assert isinstance(token, int)
+                if number:
+                    self.scheduler.confirm(work.sequence)
+                self._append(work.sequence, token)
         return logits
+
+    def _append(self, sequence: Sequence, token: int) -> None:
+        reason = sequence.append(token)
+        if reason is not None:
+            self.scheduler.finish(sequence, reason)
+            self.sampler.forget(sequence)
 
     def logits_of(self, ids: Many[int]) -> torch.Tensor:
         """`[tokens, vocabulary]`: the logits after every token of `ids`, each from a request of its own."""

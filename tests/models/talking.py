@@ -109,12 +109,12 @@ async def entered(gate: Gate) -> None:
 
 async def idle(engine: TextEngine) -> None:
     """Until the owner thread has nothing left; then every gauge must be at zero and every block free."""
-    scheduler = engine._scheduler
+    scheduler = engine._answering.scheduler
     while True:
-        counts = await engine._thread.submit(lambda: (len(list(scheduler.alive())), len(engine._answers)))
+        counts = await engine._thread.submit(lambda: (len(list(scheduler.alive())), len(engine._answering.answers)))
         if counts == (0, 0) and engine._inbox.empty():
             break
     await engine._thread.submit(lambda: scheduler.blocks.check([]))
     assert scheduler.blocks.num_free == scheduler.blocks.num_blocks
     assert (engine._admission.requests, engine._admission.tokens) == (0, 0)
-    assert not engine._sampler._rules
+    assert not engine._answering.sampler._rules

@@ -162,7 +162,7 @@ def test_who_can_get_no_block_while_nobody_runs_is_named() -> None:
 
 async def test_a_text_that_finds_no_memory_fails_alone_and_may_be_tried_again(tmp_path: Path) -> None:
     with talking(save_tiny(tmp_path / "model", talks=True)) as engine:
-        blocks = engine._scheduler.blocks
+        blocks = engine._answering.scheduler.blocks
         spare = blocks.num_granted - 2
         blocks._withheld, blocks._ask = sorted(blocks._free)[2:], None
         blocks._free = type(blocks._free).fromkeys(range(2))

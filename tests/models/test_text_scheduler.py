@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from domain.generation import FinishReason, SamplingParams
 from models.text.block_manager import BlockManager
+from models.text.lookup import Lookup
 from models.text.scheduler import Limits, Scheduler, Step
 from models.text.sequence import Sequence, SequenceStatus
 
@@ -13,17 +14,24 @@ BLOCK = 4
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def next_token(ids: list[int]) -> int:
-    """What a model would say: a function of the whole text, so a wrong history shows."""
-    return hash(tuple(ids)) % 7
+def next_token(ids: list[int], memory: int) -> int:
+    """What a model would say: a function of the text, so a wrong history shows; a short memory makes it repetitive."""
+    return hash(tuple(ids[-memory:])) % 7
 
 
 class ServingMachine(RuleBasedStateMachine):
     """Requests come, run, are aborted; `cache` is what a real cache would hold in each block."""
 
-    @initialize(blocks=st.integers(4, 12), running=st.integers(1, 5), chunk=st.sampled_from([4, 6, 8]))
-    def build(self, blocks: int, running: int, chunk: int) -> None:
-        self.limits = Limits(max_running=running, max_prefill_tokens=chunk * 2, chunk=chunk)
+    @initialize(
+        blocks=st.integers(4, 12),
+        running=st.integers(1, 5),
+        chunk=st.sampled_from([4, 6, 8]),
+        guesses=st.sampled_from([0, 1, 5, 32]),
+        memory=st.sampled_from([2, 3, 100]),
+    )
+    def build(self, blocks: int, running: int, chunk: int, guesses: int, memory: int) -> None:
+        self.limits = Limits(max_running=running, max_prefill_tokens=chunk * 2, chunk=chunk, guesses=guesses)
+        self.memory = memory
         self.scheduler = Scheduler(BlockManager(blocks, BLOCK), self.limits)
         self.capacity = blocks * BLOCK
         self.cache: dict[int, list[int | None]] = {block: [None] * BLOCK for block in range(blocks)}
@@ -37,15 +45,24 @@ class ServingMachine(RuleBasedStateMachine):
         client=st.sampled_from("ab"),
         priority=st.integers(-1, 1),
         keeping=st.none() | st.integers(0, 8),
+        guesses=st.booleans(),
     )
     def ask(
-        self, prefix: list[int], rest: list[int], new: int, client: str, priority: int, keeping: int | None
+        self,
+        prefix: list[int],
+        rest: list[int],
+        new: int,
+        client: str,
+        priority: int,
+        keeping: int | None,
+        guesses: bool,
     ) -> None:
         ids = (prefix + rest)[: self.capacity - 1]
         if keeping is None:
             new = min(new, self.capacity - len(ids))
         sequence = Sequence(len(self.sequences), ids, GREEDY, new, frozenset(), 0.0, client=client, priority=priority)
         sequence.keeping, sequence.context = keeping, min(self.capacity, len(ids) + 3)
+        sequence.lookup = Lookup() if guesses else None
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
 
@@ -71,15 +88,22 @@ class ServingMachine(RuleBasedStateMachine):
         self.check_budget(step)
         self.compute(step)
         self.scheduler.complete(step)
-        for work in step.work:
-            if work.samples:
-                reason = work.sequence.append(next_token(work.sequence.ids))
+        for work, rows in step.shares():
+            texts = [work.sequence.ids + list(work.guesses[:count]) for count in range(len(rows))]
+            confirmed = work.confirmed([next_token(text, self.memory) for text in texts])
+            for number, token in enumerate(confirmed):
+                if number:
+                    self.scheduler.confirm(work.sequence)
+                reason = work.sequence.append(token)
                 if reason is not None:
+                    assert number == len(confirmed) - 1, "guesses went beyond the end"
                     self.scheduler.finish(work.sequence, reason)
 
     def check_budget(self, step: Step) -> None:
         assert len({work.sequence.id for work in step.work}) == len(step.work) <= self.limits.max_running
-        prefill = sum(work.count for work in step.work if work.count > 1)
+        prefill = sum(work.count for work in step.work if work.count > 1 and not work.guesses)
+        assert sum(len(work.guesses) for work in step.work) <= self.limits.guesses
+        assert all(work.sequence.lookup is not None for work in step.work if work.guesses)
         assert prefill <= self.limits.max_prefill_tokens
         for work in step.work:
             end = work.start + work.count
@@ -88,11 +112,12 @@ class ServingMachine(RuleBasedStateMachine):
     def compute(self, step: Step) -> None:
         """Write what a forward pass would write, and see that everything before it is still there."""
         for work in step.work:
-            sequence = work.sequence
+            sequence, text = work.sequence, work.sequence.ids + list(work.guesses)
+            assert work.ids == text[work.start : work.start + work.count]
             for position in range(work.start + work.count):
                 block, offset = sequence.blocks[position // BLOCK], position % BLOCK
                 # Keys and values depend on everything before them, so the whole history is what a place holds.
-                history = hash(tuple(sequence.ids[: position + 1]))
+                history = hash(tuple(text[: position + 1]))
                 if position >= work.start:
                     self.cache[block][offset] = history
                 assert self.cache[block][offset] == history, "the cache holds another text"
@@ -109,7 +134,7 @@ class ServingMachine(RuleBasedStateMachine):
                 assert len(sequence.ids) <= sequence.context
                 continue  # its older words were an answer to what is gone
             for token in sequence.output_ids:
-                assert token == next_token(ids)
+                assert token == next_token(ids, self.memory)
                 ids.append(token)
 
     def teardown(self) -> None:

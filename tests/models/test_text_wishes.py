@@ -98,13 +98,13 @@ async def test_a_failure_of_one_answer_fails_its_request_and_no_other(engine: Te
                 is_last_to_begin = unseen == {chunk.index}
                 unseen.discard(chunk.index)
                 if is_last_to_begin:
-                    engine._tell(lambda: engine._fail(_last(engine), GenerationFailed("one of two")))
+                    engine._tell(lambda: engine._answering._fail(_last(engine), GenerationFailed("one of two")))
     assert (await other)[1].finish is not None
     await idle(engine)
 
 
 def _last(engine: TextEngine) -> Any:
-    return max(engine._answers.values(), key=lambda answer: answer.sequence.id).sequence
+    return max(engine._answering.answers.values(), key=lambda answer: answer.sequence.id).sequence
 
 
 async def test_a_waiting_answer_keeps_its_request_counted(directory: Path) -> None:

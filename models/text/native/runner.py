@@ -48,7 +48,7 @@ class NativeRunner:
         self._workspace = Workspace(rows=max_tokens, length=context, **pointers)
 
     def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` float32 logits, one row for each work of `step` that samples, in order.
+        """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order.
 
         Sequences that want their prompts scored, or pooled, get what this step says of them.
         """
@@ -60,7 +60,7 @@ class NativeRunner:
         start = 0
         for span, work in zip(spans, step.work, strict=True):
             end = work.start + work.count
-            ids[start : start + work.count] = work.sequence.ids[work.start : end]
+            ids[start : start + work.count] = work.ids
             table = np.array(work.sequence.blocks[: -(-end // BLOCK)], dtype=np.int32)
             tables.append(table)
             span.start, span.count, span.position = start, work.count, work.start
