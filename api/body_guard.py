@@ -11,13 +11,14 @@ from api.errors import PayloadTooLarge, UnsupportedMediaType
 class BodyGuard:
     """Counts a body while it is read: the claimed length before the handler runs, the real one all the time.
 
-    `limits` maps a path to its limit in bytes, where that is not `limit`.
+    `limits` maps a path to its limit in bytes, where that is not `limit`; one part of a path may be `{id}`.
     """
 
     def __init__(self, app: ASGIApp, limit: int, limits: Mapping[str, int]) -> None:
         self._app = app
         self._limit = limit
-        self._limits = dict(limits)
+        self._limits = {path: most for path, most in limits.items() if "{id}" not in path}
+        self._patterns = [(*path.split("{id}"), most) for path, most in limits.items() if "{id}" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request; PayloadTooLarge ends it as soon as its body is over the limit."""
@@ -27,7 +28,7 @@ class BodyGuard:
         headers = Headers(scope=scope)
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise UnsupportedMediaType("compressed bodies are not accepted: send it without Content-Encoding")
-        limit = self._limits.get(scope["path"], self._limit)
+        limit = self._limit_of(scope["path"])
         claimed = headers.get("content-length", "")
         if claimed.isdecimal() and int(claimed[:20]) > limit:
             raise PayloadTooLarge(limit)
@@ -43,3 +44,9 @@ class BodyGuard:
             return message
 
         await self._app(scope, counting_receive, send)
+
+    def _limit_of(self, path: str) -> int:
+        if path in self._limits:
+            return self._limits[path]
+        matching = (most for head, tail, most in self._patterns if path.startswith(head) and path.endswith(tail))
+        return next(matching, self._limit)

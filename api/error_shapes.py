@@ -120,6 +120,8 @@ def render(error: Exception, path: str, request_id: str) -> Rendered:
 def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
     return value is None or isinstance(value, str | int | float | bool)
 
 

@@ -29,6 +29,12 @@ class InvalidJson(TransportFailure):
     code = "invalid_json"
 
 
+class InvalidValue(TransportFailure):
+    """The body is JSON, but holds a value that cannot be kept: a NUL, half a surrogate pair, too large a number."""
+
+    code = "invalid_value"
+
+
 class InvalidBody(TransportFailure):
     """The body is not valid multipart/form-data."""
 
@@ -73,6 +79,12 @@ class RouteNotFound(TransportFailure):
     """There is no such route."""
 
     code = "not_found"
+
+
+class RequestNotFound(TransportFailure):
+    """No request of that id waits for a model or has one."""
+
+    code = "request_not_found"
 
 
 class MethodNotAllowed(TransportFailure):
@@ -189,6 +201,8 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     domain.IdempotencyMismatch: _INVALID,
     domain.PriorityAboveCap: _INVALID,
     domain.QuotaExceeded: _same(429),
+    domain.CallbackRefused: _INVALID,
+    domain.WebhookSecretMissing: _INVALID,
     domain.DatabaseUnavailable: _same(503),
     domain.DatabaseBusy: _same(503),
     domain.StorageFull: _same(503),
@@ -196,6 +210,7 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     TransportFailure: _same(400),
     MissingBody: _same(400),
     InvalidJson: _same(400),
+    InvalidValue: _INVALID,
     InvalidBody: _same(400),
     PayloadTooLarge: _same(413),
     HeadersTooLarge: _same(431),
@@ -203,6 +218,7 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     RequestTimeout: _same(408),
     UnsupportedMediaType: _same(415),
     RouteNotFound: _same(404),
+    RequestNotFound: _same(404),
     MethodNotAllowed: _same(405),
     HostNotAllowed: _same(403),
     OriginNotAllowed: _same(403),
@@ -225,7 +241,8 @@ def title_of(status: int) -> str:
 def problems_of(error: IngleError) -> list[dict[str, Any]]:
     """The fields that are wrong, for a body's `errors`."""
     if isinstance(error, InvalidFields):
-        return [{"loc": ["body", *problem.loc], "msg": problem.msg} for problem in error.problems]
+        which = {name: value for name, value in error.details.items() if name == "index"}
+        return [{**which, "loc": ["body", *problem.loc], "msg": problem.msg} for problem in error.problems]
     if isinstance(error, InvalidRequest) and error.field is not None:
         return [{"loc": ["body", *error.field.split(".")], "msg": str(error)}]
     return []

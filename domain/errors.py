@@ -353,6 +353,18 @@ class QuotaExceeded(IngleError):
     retryable = True
 
 
+class CallbackRefused(IngleError):
+    """Events cannot be told to that address."""
+
+    code = "callback_refused"
+
+
+class WebhookSecretMissing(IngleError):
+    """A callback_url needs a secret to sign with, and this server has none for that owner: set WEBHOOK_SECRET."""
+
+    code = "webhook_secret_missing"
+
+
 class DatabaseUnavailable(IngleError):
     """The database cannot be reached."""
 

@@ -1,0 +1,337 @@
+"""The worker of a process: claims jobs, runs them under a heartbeat, and reports what came of them.
+
+Authority over a job is its lease, which the heartbeat prolongs: a worker that hears that it has lost a job drops the
+work and reports nothing. A database that is away for a while stops nothing; the report is tried until it is written.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+import structlog
+
+from application.job_handlers import JobDone, JobHandler, failure_of
+from application.job_ports import JobRules, WakeUp, WorkerRecord, WorkerRegister
+from domain.errors import IngleError
+from domain.job import Job
+from domain.job_repository import (
+    Claim,
+    Complete,
+    Extension,
+    Fail,
+    Heartbeat,
+    JobRepository,
+    Reap,
+    Release,
+    Settlement,
+)
+
+_FIRST_POLL = 0.2
+_BEAT_SECONDS = 1.0
+_SEEN_SECONDS = 10.0
+_SETTLE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+_log = structlog.get_logger("ingle.worker")
+
+
+class Profiles(Protocol):
+    """Which model profiles can be run here. Cheap, and raises nothing."""
+
+    def runs(self, profile: str) -> bool:
+        """Whether there is a model for it."""
+        ...
+
+    def loaded(self, profiles: Collection[str]) -> Collection[str]:
+        """Those of `profiles` whose models are in memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Who works, how much at a time, and how often it looks. Seconds."""
+
+    worker_id: str
+    name: str
+    host: str
+    pid: int
+    kind: str = "embedded"
+    limit: int = 4
+    poll_seconds: float = 2.0
+    beat_seconds: float = _BEAT_SECONDS
+
+
+class _Why(Enum):
+    """Why work is stopped before it is done."""
+
+    CANCELLED = auto()
+    TIMEOUT = auto()
+    LOST = auto()
+    STOPPING = auto()
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A job that this worker holds."""
+
+    job: Job
+    token: str
+    work: "asyncio.Task[JobDone] | None" = None
+    why: _Why | None = None
+    reason: str | None = None
+    progress: Mapping[str, Any] | None = None
+    settling: bool = False
+
+    def tell(self, progress: Mapping[str, Any]) -> None:
+        """Keep how far it has come."""
+        self.progress = progress
+
+    def stop(self, why: _Why, reason: str | None = None) -> None:
+        """End the work; the first reason counts."""
+        if self.why is None and self.work is not None and not self.work.done():
+            self.why, self.reason = why, reason
+            self.work.cancel()
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How long to wait for the next look: short after work, longer while there is none."""
+
+    most: float
+    seconds: float = field(default=_FIRST_POLL)
+
+    def next(self) -> float:
+        pause = min(self.seconds, self.most)
+        self.seconds = min(2 * self.seconds, self.most)
+        return pause * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def reset(self) -> None:
+        self.seconds = _FIRST_POLL
+
+
+class Worker:
+    """Runs at most `limit` jobs at a time, of the types that `handlers` name and the profiles that can be run."""
+
+    def __init__(
+        self,
+        jobs: JobRepository,
+        rules: JobRules,
+        register: WorkerRegister,
+        wake_up: WakeUp,
+        handlers: Mapping[str, JobHandler],
+        profiles: Profiles,
+        digest: Callable[[Any], str],
+        options: WorkerOptions,
+    ) -> None:
+        """`digest` is the hash of a result's canonical JSON."""
+        self._jobs = jobs
+        self._rules = rules
+        self._register = register
+        self._wake_up = wake_up
+        self._handlers = handlers
+        self._profiles = profiles
+        self._digest = digest
+        self._options = options
+        self._held: dict[asyncio.Task[None], _Held] = {}
+        self._hint = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Claim and run jobs until `stop`; jobs that are held then go on until `drain` or their end."""
+        forget = self._wake_up.listen(lambda _: self._hint.set())
+        beating = asyncio.create_task(self._beat_forever(), name="worker heartbeat")
+        pace = _Pace(self._options.poll_seconds)
+        try:
+            while not self._stopping:
+                self._hint.clear()
+                if await self._claim():
+                    pace.reset()
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hint.wait(), pace.next())
+                    pace.reset()
+            if self._held:
+                await asyncio.wait(self._held)
+        finally:
+            forget()
+            beating.cancel()
+            await asyncio.gather(beating, *self._held, return_exceptions=True)
+            with contextlib.suppress(IngleError):
+                await self._register.forget([self._options.worker_id])
+
+    def stop(self) -> None:
+        """Claim nothing any more."""
+        self._stopping = True
+        self._hint.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs end, for so long; give back the rest."""
+        self.stop()
+        if self._held:
+            await asyncio.wait(self._held, timeout=seconds)
+        for held in self._held.values():
+            held.stop(_Why.STOPPING, "the worker was told to stop")
+        if self._held:
+            await asyncio.wait(self._held)
+
+    async def take_over(self, is_alive: Callable[[int], bool]) -> None:
+        """Free the jobs of earlier processes of this name on this host that are dead; `is_alive` knows by pid."""
+        mine = self._options
+        dead = [
+            one.worker_id
+            for one in await self._register.workers()
+            if (one.name, one.host) == (mine.name, mine.host)
+            and one.worker_id != mine.worker_id
+            and (one.pid == mine.pid or not is_alive(one.pid))
+        ]
+        if dead:
+            freed = await self._jobs.sweep(Reap(dead))
+            await self._register.forget(dead)
+            _log.info("jobs of dead workers are free again", workers=dead, jobs=freed)
+
+    # -- claiming -------------------------------------------------------------------------------------
+
+    async def _claim(self) -> bool:
+        """Take what there is room for; whether anything was taken."""
+        room = self._options.limit - len(self._held)
+        if room <= 0:
+            return False
+        try:
+            queues = await self._rules.queues()
+            waiting = [queue.rules.model_profile for queue in queues if queue.pending and not queue.rules.paused]
+            profiles = [profile for profile in waiting if self._profiles.runs(profile)]
+            if not profiles or self._stopping:
+                return False
+            claim = Claim(
+                self._options.worker_id,
+                room,
+                tuple(self._handlers),
+                profiles,
+                loaded=self._profiles.loaded(profiles),
+            )
+            taken = await self._jobs.claim(claim)
+        except IngleError as error:
+            _log.warning("no jobs can be claimed", code=error.code, reason=str(error))
+            return False
+        for job in taken:
+            held = _Held(job, job.lease_token or "")
+            task = asyncio.create_task(self._run(held), name=f"job {job.id}")
+            self._held[task] = held
+            task.add_done_callback(self._let_go)
+        return bool(taken)
+
+    def _let_go(self, task: "asyncio.Task[None]") -> None:
+        del self._held[task]
+        self._hint.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a job could not be reported", exc_info=error)
+
+    # -- running --------------------------------------------------------------------------------------
+
+    async def _run(self, held: _Held) -> None:
+        job = held.job
+        held.work = asyncio.ensure_future(self._handlers[job.task_type](job, held.tell))
+        try:
+            await asyncio.wait({held.work}, timeout=job.timeout_ms / 1000)
+            held.stop(_Why.TIMEOUT)
+            await asyncio.wait({held.work})
+        finally:
+            held.work.cancel()
+        report = self._report(held, held.work)
+        if report is not None:
+            held.settling = True
+            await self._settle(held, report)
+
+    def _report(self, held: _Held, work: "asyncio.Task[JobDone]") -> Complete | Fail | Release | None:
+        """What is to be written of ended work; None where the job is somebody else's."""
+        if held.why is _Why.LOST:
+            return None
+        if not work.cancelled():
+            error = work.exception()
+            if error is None:
+                done = work.result()
+                # A result wins over a cancel that was only asked for.
+                return Complete(done.result, self._digest(done.result), done.usage)
+            if not isinstance(error, Exception):
+                raise error
+            if not isinstance(error, IngleError):
+                _log.error("unhandled error", job=held.job.id, task_type=held.job.task_type, exc_info=error)
+            if held.why is None:
+                return failure_of(error)
+        match held.why:
+            case _Why.CANCELLED:
+                return Fail("cancelled", held.reason)
+            case _Why.TIMEOUT:
+                return Fail("timeout", f"the attempt took longer than {held.job.timeout_ms / 1000:g} s")
+            case _:
+                return Release(reason=held.reason)
+
+    async def _settle(self, held: _Held, report: Complete | Fail | Release) -> None:
+        """Write the report, however long the database is away; whoever has lost the job leaves it."""
+        job = held.job
+        settlement = Settlement(job.id, report, held.token, job.attempt)
+        for pause in _pauses():
+            try:
+                settled = await self._jobs.settle(settlement)
+            except IngleError as error:
+                if not error.retryable or self._hopeless(held):
+                    _log.warning("a report was not taken", job=job.id, code=error.code, reason=str(error))
+                    return
+                await asyncio.sleep(pause)
+                continue
+            _log.info("job settled", job=job.id, task_type=job.task_type, status=str(settled.job.status))
+            return
+
+    def _hopeless(self, held: _Held) -> bool:
+        """Whether a report that cannot be written is not worth waiting for: the lease heals it."""
+        return held.why in (_Why.LOST, _Why.STOPPING)
+
+    # -- the heartbeat --------------------------------------------------------------------------------
+
+    async def _beat_forever(self) -> None:
+        seen_at = -_SEEN_SECONDS
+        loop = asyncio.get_running_loop()
+        while True:
+            if loop.time() - seen_at >= _SEEN_SECONDS:
+                seen_at = loop.time()
+                with contextlib.suppress(IngleError):
+                    await self._register.seen(self._record())
+            await self._beat()
+            await asyncio.sleep(self._options.beat_seconds)
+
+    async def _beat(self) -> None:
+        """Prolong every lease in one statement; stop what was lost, cancelled or took too long."""
+        held = [one for one in self._held.values() if one.why is not _Why.LOST]
+        if not held:
+            return
+        beats = [Heartbeat(one.job.id, one.token, one.job.attempt, one.progress) for one in held]
+        try:
+            answers = await self._jobs.extend(beats)
+        except IngleError as error:
+            # The work goes on: nobody else can have the job while the database is away.
+            _log.warning("no heartbeat", code=error.code, reason=str(error))
+            return
+        for one, answer in zip(held, answers, strict=True):
+            if not isinstance(answer, Extension):
+                # A report may have been written since.
+                if not one.settling:
+                    one.stop(_Why.LOST)
+            elif answer.cancel_reason == "timeout":
+                one.stop(_Why.TIMEOUT)
+            elif answer.cancel_requested:
+                one.stop(_Why.CANCELLED, answer.cancel_reason)
+
+    def _record(self) -> WorkerRecord:
+        mine = self._options
+        profiles = tuple(sorted({held.job.model_profile for held in self._held.values()}))
+        return WorkerRecord(mine.worker_id, mine.name, mine.kind, mine.host, mine.pid, profiles)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between tries, for ever."""
+    yield from _SETTLE_PAUSES
+    while True:
+        yield _SETTLE_PAUSES[-1]

@@ -1,0 +1,125 @@
+"""The job API over jobs in memory and in a SQLite file."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from api.job_services import JobServices
+from application.claim_desk import ClaimDesk
+from application.job_queue import JobDefaults, JobQueue
+from application.ports import Clock
+from application.webhooks import Webhooks, WebhookSecrets
+from domain.job_repository import Chore
+from infrastructure.persistence.health import SqlDatabaseHealth
+from infrastructure.persistence.outbox import SqlOutbox
+from infrastructure.persistence.statistics import SqlJobStatistics
+from infrastructure.persistence.workers import SqlWorkerRegister
+from tests.api.world import TEXT, World, in_process
+from tests.databases import EPOCH_MS, Kept, sqlite_jobs
+from tests.fakes.jobs import InMemoryJobRepository
+from tests.fakes.webhooks import FakeReceiver
+
+BODY = {"owner_service": "telephony", "task_type": "llm_chat", "model_profile": TEXT, "input": {"user": "hi"}}
+KEY = b"0123456789abcdef"
+Post = Callable[..., Awaitable[httpx2.Response]]
+
+
+@dataclass
+class Office:
+    """Jobs behind HTTP: a client, what is behind it, and the time that the keeper of jobs goes by."""
+
+    client: httpx2.AsyncClient
+    services: JobServices
+    world: World
+    receiver: FakeReceiver
+    kept: Kept
+    advance: Callable[[int], Awaitable[None]]
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        """POST to a path of the job API; header names are written with underscores."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is None:
+            return await self.client.post(f"/api/v1{path}", headers=named)
+        return await self.client.post(f"/api/v1{path}", json=body, headers=named)
+
+    async def get(self, path: str, **parameters: Any) -> httpx2.Response:
+        """GET a path of the job API."""
+        return await self.client.get(f"/api/v1{path}", params=parameters)
+
+    async def submit(self, **fields: Any) -> dict[str, Any]:
+        """A new job."""
+        response = await self.post("/jobs", BODY | fields)
+        assert response.status_code == 201, response.text
+        return response.json()  # type: ignore[no-any-return]
+
+    async def claim(self, **fields: Any) -> list[dict[str, Any]]:
+        """What a worker gets."""
+        response = await self.post("/jobs/claim", {"worker_id": "w-1"} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()["jobs"]  # type: ignore[no-any-return]
+
+    async def claimed(self, **fields: Any) -> tuple[str, str]:
+        """A new job that is running: its id, its token."""
+        await self.submit(**fields)
+        [job] = await self.claim(limit=1)
+        return job["id"], job["lease_token"]
+
+    async def sweep(self, chore: Chore) -> int:
+        """Do a chore."""
+        return await self.services.jobs.sweep(chore)
+
+
+def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver) -> JobServices:
+    outbox = SqlOutbox(kept.database)
+    webhooks = Webhooks(kept.jobs, outbox, receiver, WebhookSecrets({"telephony": [KEY]}), clock)
+    return JobServices(
+        queue=JobQueue(kept.jobs, webhooks),
+        desk=ClaimDesk(kept.jobs, kept.bell),
+        jobs=kept.jobs,
+        history=kept.history,
+        rules=kept.rules,
+        workers=SqlWorkerRegister(kept.database),
+        outbox=outbox,
+        statistics=SqlJobStatistics(kept.database),
+        health=SqlDatabaseHealth(kept.database),
+        clock=clock,
+        defaults=JobDefaults({"llm_chat": TEXT}),
+    )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def office(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[Office]:
+    receiver = FakeReceiver()
+    async with sqlite_jobs(tmp_path) as kept:
+        services, advance = job_services(kept, world.services.clock, receiver), kept.advance
+        if request.param == "memory":
+            services, advance = in_memory(services)
+        async with in_process(world.app(jobs=services)) as client:
+            yield Office(client, services, world, receiver, kept, advance)
+
+
+def in_memory(services: JobServices) -> tuple[JobServices, Callable[[int], Awaitable[None]]]:
+    """The same with jobs in memory; workers, deliveries and statistics stay in the file."""
+    now = [EPOCH_MS]
+    jobs = InMemoryJobRepository(lambda: now[0])
+
+    async def advance(ms: int) -> None:
+        now[0] += ms
+
+    queue = JobQueue(jobs, services.queue._callbacks)
+    desk = ClaimDesk(jobs, jobs.bell)
+    return replace(services, queue=queue, desk=desk, jobs=jobs, history=jobs, rules=jobs), advance
+
+
+@pytest.fixture
+async def kept_office(world: World, tmp_path: Path) -> AsyncIterator[Office]:
+    """Only in the file: for what is kept beside jobs."""
+    receiver = FakeReceiver()
+    async with sqlite_jobs(tmp_path) as kept:
+        services = job_services(kept, world.services.clock, receiver)
+        async with in_process(world.app(jobs=services)) as client:
+            yield Office(client, services, world, receiver, kept, kept.advance)
