@@ -6,7 +6,7 @@
 #include "vector.h"
 
 /* Four rows and two columns keep eight sums in registers, and the weights in the nearest cache for the next rows. */
-enum { ROWS = 4, CHUNKS_A_MEMBER = 8 };
+enum { ROWS = 4, STRIDE = 16, LINE = 64, CHUNKS_A_MEMBER = 8 };
 
 float quantize_row(const float *x, int64_t count, uint8_t *out) {
   __m512 most = _mm512_setzero_ps();
@@ -59,7 +59,10 @@ ALWAYS void finish(const operands *o, int64_t row, int64_t pair, const __m512i s
   }
 }
 
-ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows) {
+/* `rows` rows times a pair of columns. Meanwhile `lines` lines of cache for every STRIDE inputs are fetched from
+ * `ahead` on, so that memory works while the sums do.
+ */
+ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, const int lines, const char *ahead) {
   const int64_t inputs = o->weights->inputs;
   const int8_t *left = o->weights->packed + pair * PAIR * inputs, *right = left + COLUMN * inputs;
   const uint8_t *x = o->x + row * inputs;
@@ -67,28 +70,48 @@ ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows) {
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++)
     for (int c = 0; c < 2; c++) sums[r][c] = _mm512_loadu_si512(o->weights->offset + pair * PAIR + c * COLUMN);
-  for (int64_t k = 0; k < inputs; k += GROUP) {
-    __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
+  for (int64_t stride = 0; stride < inputs; stride += STRIDE) {
+    for (int l = 0; l < lines; l++, ahead += LINE) _mm_prefetch(ahead, _MM_HINT_T1);
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-      int32_t four;
-      memcpy(&four, x + r * inputs + k, sizeof four);
-      __m512i all = _mm512_set1_epi32(four);
-      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], all, a);
-      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], all, b);
+    for (int64_t k = stride; k < stride + STRIDE; k += GROUP) {
+      __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; r++) {
+        int32_t four;
+        memcpy(&four, x + r * inputs + k, sizeof four);
+        __m512i all = _mm512_set1_epi32(four);
+        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], all, a);
+        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], all, b);
+      }
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) finish(o, row + r, pair, sums[r]);
 }
 
+static void tile_of(const operands *o, int64_t row, int64_t pair, int64_t rows, int64_t lines, const char *ahead) {
+  switch (rows * 8 + lines) {
+#define CASE(r, l) \
+  case r * 8 + l: tile(o, row, pair, r, l, ahead); break;
+#define CASES(r) CASE(r, 0) CASE(r, 1) CASE(r, 2) CASE(r, 4)
+    CASES(1) CASES(2) CASES(3) CASES(4)
+#undef CASES
+#undef CASE
+  }
+}
+
+/* All rows times a pair of columns. The first rows wait for the weights to come from memory; while the others are
+ * computed, those of the next pair are fetched, a share with each. Lone rows leave that to the processor, which sees
+ * what is coming.
+ */
 static void multiply_pair(const operands *o, int64_t pair) {
-  int64_t row = 0;
-  for (; row + ROWS <= o->rows; row += ROWS) tile(o, row, pair, ROWS);
-  switch (o->rows - row) {
-    case 3: tile(o, row, pair, 3); break;
-    case 2: tile(o, row, pair, 2); break;
-    case 1: tile(o, row, pair, 1); break;
+  int64_t size = PAIR * o->weights->inputs, tiles = (o->rows + ROWS - 1) / ROWS, fetched = 0;
+  const char *next = (const char *)(o->weights->packed + (pair + 1) * size);
+  int64_t share = tiles == 1 || (pair + 1) * PAIR >= o->weights->outputs ? 0 : tiles == 2 ? 4 : tiles <= 4 ? 2 : 1;
+  for (int64_t row = 0; row < o->rows; row += ROWS) {
+    int64_t rows = o->rows - row < ROWS ? o->rows - row : ROWS, lines = fetched < size ? share : 0;
+    tile_of(o, row, pair, rows, lines, next + fetched);
+    fetched += lines * LINE * (o->weights->inputs / STRIDE);
   }
 }
 

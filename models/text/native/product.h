@@ -14,7 +14,7 @@ enum { COLUMN = 16, GROUP = 4, PAIR = 2 * COLUMN };
  *
  * `packed` is [outputs / 16][inputs / 4][16][4], 64-byte aligned. For output n: `scale[n]` is what one unit of its
  * weights is worth, `offset[n]` is -128 times the sum of its weights, `bias[n]` is added if there are biases.
- * `outputs` is a multiple of 32 (what fills it up has weights, scale and offset of 0), `inputs` of 4.
+ * `outputs` is a multiple of 32 (what fills it up has weights, scale and offset of 0), `inputs` of 16.
  */
 typedef struct {
   int64_t outputs, inputs;
