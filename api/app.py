@@ -10,9 +10,22 @@ from starlette.middleware import Middleware
 
 from api import docs_page, not_offered
 from api.body_guard import BodyGuard
+from api.cancelling import Cancellable, Cancellations
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
-from api.native import generate, memory, models, providers, system, transcribe
+from api.native import (
+    asr,
+    detect_language,
+    generate,
+    memory,
+    models,
+    providers,
+    queue,
+    system,
+    transcribe,
+    transcribe_batch,
+    transcribe_url,
+)
 from api.ollama import routes as ollama_routes
 from api.openai import routes as openai_routes
 from api.openai.processing_time import ProcessingTime
@@ -20,12 +33,20 @@ from api.request_ids import RequestIds
 from api.services import Services
 from api.uploads import FRAME_BYTES, UploadFolder
 
-UPLOAD_PATHS = ("/transcribe",)
+UPLOAD_PATHS = (
+    "/transcribe",
+    "/transcribe/batch",
+    "/detect-language",
+    "/asr",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
 
 
 def create_app(services: Services) -> FastAPI:
     """Everything that is served over HTTP, with `services` behind it."""
     folder = UploadFolder(services.uploads_dir)
+    cancellations = Cancellations()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -44,7 +65,7 @@ def create_app(services: Services) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_layers(services),
+        middleware=_layers(services, cancellations),
         exception_handlers={HTTPException: on_http_exception},
     )
     for router in (
@@ -54,7 +75,12 @@ def create_app(services: Services) -> FastAPI:
         memory.routes(services),
         providers.routes(services),
         transcribe.routes(services, folder),
-        openai_routes.routes(services),
+        transcribe_url.routes(services, folder),
+        transcribe_batch.routes(services, folder),
+        detect_language.routes(services, folder),
+        asr.routes(services, folder),
+        queue.routes(services, cancellations),
+        openai_routes.routes(services, folder),
         ollama_routes.routes(services),
         not_offered.routes(),
     ):
@@ -64,7 +90,7 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-def _layers(services: Services) -> list[Middleware]:
+def _layers(services: Services, cancellations: Cancellations) -> list[Middleware]:
     """Outermost first. What is inside Failures may raise; what is outside sees every response."""
     limits, exposure = services.limits, services.exposure
     origins = AllowedOrigins(exposure.origins)
@@ -74,6 +100,7 @@ def _layers(services: Services) -> list[Middleware]:
         Middleware(Cors, origins=origins),
         Middleware(ProcessingTime),
         Middleware(Failures),
+        Middleware(Cancellable, cancellations=cancellations),
         Middleware(BodyGuard, limit=limits.body_bytes, limits=dict.fromkeys(UPLOAD_PATHS, upload_limit)),
     ]
     if exposure.guard_hosts:

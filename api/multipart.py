@@ -1,4 +1,4 @@
-"""multipart/form-data, read while it comes in: one file is passed on, text fields are kept, the rest is dropped."""
+"""multipart/form-data, read while it comes in: files are passed on, text fields are kept, the rest is dropped."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,19 +14,28 @@ MAX_FIELD_BYTES = 64 << 10
 class FormReader:
     """Feed it the body in pieces of any size, then `finish`.
 
-    The part named in `file_names` goes to `take_file` piece by piece. `fields` has the other parts that have no
-    file name, in order. Raises InvalidBody, InvalidFields for too many parts and for a second file.
+    For each part named in `file_names`, `open_file` is called with the client's name for the file; what it returns
+    takes the content piece by piece. `fields` has the other parts that have no file name, in order. Raises
+    InvalidBody, InvalidFields for too many parts and for more than `max_files` files.
     """
 
-    def __init__(self, content_type: str, file_names: Sequence[str], take_file: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        file_names: Sequence[str],
+        open_file: Callable[[str], Callable[[bytes], None]],
+        *,
+        max_files: int = 1,
+    ) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not boundary:
             raise InvalidBody("multipart/form-data needs a boundary in its Content-Type")
         self.fields: list[tuple[str, str]] = []
-        self.has_file = False
+        self.files = 0
         self._file_names = frozenset(file_names)
-        self._take_file = take_file
+        self._open_file = open_file
+        self._max_files = max_files
         self._parts = 0
         self._has_ended = False
         self._headers: dict[bytes, bytes] = {}
@@ -91,10 +100,11 @@ class FormReader:
             raise InvalidBody("a part of the form has no name")
         self._name = _text(options[b"name"])
         if self._name in self._file_names:
-            if self.has_file:
-                raise InvalidFields([Problem((self._name,), "the form has more than one file")])
-            self.has_file = True
-            self._take = self._take_file
+            self.files += 1
+            if self.files > self._max_files:
+                limit = "one file" if self._max_files == 1 else f"{self._max_files} files"
+                raise InvalidFields([Problem((self._name,), f"the form has more than {limit}")])
+            self._take = self._open_file(options.get(b"filename", b"").decode(errors="replace"))
         elif b"filename" not in options:
             self._take = self._take_value
 

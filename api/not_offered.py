@@ -11,12 +11,6 @@ from domain.errors import NotOffered
 EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _NATIVE = {
-    "/transcribe/url": ("POST",),
-    "/transcribe/batch": ("POST",),
-    "/detect-language": ("POST",),
-    "/asr": ("POST",),
-    "/queue/status": ("GET",),
-    "/queue/cancel/{request_id}": ("POST",),
     "/rerank": ("POST",),
     "/v2/rerank": ("POST",),
     "/metrics": ("GET",),
@@ -62,8 +56,6 @@ _OLLAMA = {
 }
 
 _OPENAI = {
-    "/v1/audio/transcriptions": ("POST",),
-    "/v1/audio/translations": ("POST",),
     "/v1/audio/speech": ("POST",),
     "/v1/responses": ("POST",),
     "/v1/responses/{rest:path}": ("GET", "POST", "DELETE"),

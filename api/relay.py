@@ -117,7 +117,15 @@ class Relay(Generic[T]):
 
     def _on_gone(self, _: "asyncio.Task[None]") -> None:
         self._wake()
-        self._end_delivery()
+        if self._has_left():
+            self._end_delivery()
+
+    def _has_left(self) -> bool:
+        """Whether nobody is there to be told anything; the client of a cancelled request still is."""
+        return self._gone.done() and not self._gone.cancelled() and self._gone.exception() is None
+
+    def _why_gone(self) -> BaseException:
+        return self._gone.exception() or ClientLeft()
 
     def _end_delivery(self) -> None:
         if self._delivery is not None and not self._delivery.expired():
@@ -126,13 +134,13 @@ class Relay(Generic[T]):
     async def take(self, patience: float | None = None) -> list[T]:
         """Every item that is ready, at least one, in order.
 
-        Raises StopAsyncIteration at the end, ClientLeft, and whatever the generator raises. NothingYet means that
-        there is none within `patience` seconds; the next call goes on waiting.
+        Raises StopAsyncIteration at the end, ClientLeft, RequestCancelled, and whatever the generator raises.
+        NothingYet means that there is none within `patience` seconds; the next call goes on waiting.
         """
         if not (self._ready or self._has_ended or self._gone.done()):
             await self._wait(patience)
         if self._gone.done():
-            raise ClientLeft()
+            raise self._why_gone()
         if self._ready:
             items = list(self._ready)
             self._ready.clear()
@@ -157,14 +165,14 @@ class Relay(Generic[T]):
 
     async def deliver(self, send: Send, message: Message, patience: float) -> None:
         """Send `message`: at most until the client leaves (ClientLeft) or `patience` passes (ReaderStalled)."""
-        if self._gone.done():
+        if self._has_left():
             raise ClientLeft()
         self._stall.set(patience)
         try:
             async with asyncio.timeout(None) as self._delivery:
                 await send(message)
         except TimeoutError:
-            raise (ClientLeft() if self._gone.done() else ReaderStalled()) from None
+            raise (ClientLeft() if self._has_left() else ReaderStalled()) from None
         finally:
             self._delivery = None
             self._stall.unset()

@@ -9,7 +9,7 @@ from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
-from application.ports import Clock, ModelLibrary, ProviderWatch, SystemProbe, Tokenizers
+from application.ports import Clock, Fetcher, ModelLibrary, ProviderWatch, SystemProbe, Tokenizers
 from application.transcribe_audio import TranscribeAudio
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ Check = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds.
+    """Sizes in bytes, times in seconds. `queue` is how many requests a model lets wait.
 
     `generation_seconds` and `new_tokens` None leave each form of request its own ceiling. `stall_seconds` is
     how long a client may take to read what was sent before it is dropped.
@@ -27,6 +27,7 @@ class Limits:
 
     body_bytes: int = 4 * MIB
     upload_bytes: int = 100 * MIB
+    queue: int = 512
     generation_seconds: float | None = None
     new_tokens: int | None = None
     transcription_seconds: float = 3600.0
@@ -79,6 +80,7 @@ class Services:
     manage: ManageModels
     tokenizers: Tokenizers
     probe: SystemProbe
+    fetcher: Fetcher
     clock: Clock
     uploads_dir: Path
     version: str

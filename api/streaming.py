@@ -65,12 +65,14 @@ def native_error_record(error: Exception, request_id: str) -> Record:
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled, and ClientLeft raised, if the client goes away first."""
+    """The result of `work`, which ends if the client goes away (ClientLeft) or the request is cancelled first."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(until_client_leaves(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            # What the wait for the client raises, if anything, is why the work has to end.
+            gone.result()
             raise ClientLeft()
         return task.result()
     finally:

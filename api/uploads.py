@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,11 +50,24 @@ class UploadFolder:
         if self._lock is not None:
             self._lock.close()
 
-    def new_file(self) -> "UploadedFile":
-        """An empty file in a directory of its own. Blocking."""
+    def new_path(self) -> Path:
+        """Where there is no file yet, in a directory of its own. Blocking, for a moment."""
         directory = self._root / uuid.uuid4().hex
         directory.mkdir(mode=0o700, parents=True)
-        path = directory / FILE_NAME
+        return directory / FILE_NAME
+
+    @asynccontextmanager
+    async def lent_path(self) -> AsyncGenerator[Path, None]:
+        """A `new_path`; whatever is written there goes when the block ends."""
+        path = await asyncio.to_thread(self.new_path)
+        try:
+            yield path
+        finally:
+            await asyncio.to_thread(shutil.rmtree, path.parent)
+
+    def new_file(self) -> "UploadedFile":
+        """An empty file in a directory of its own. Blocking, for a moment."""
+        path = self.new_path()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         return UploadedFile(path, os.fdopen(descriptor, "wb", buffering=0))
 
@@ -95,57 +109,113 @@ class UploadedFile:
         shutil.rmtree(self.path.parent)
 
 
-class Upload:
-    """A file, and the text fields that came with it in the form."""
+MAX_FILE_NAME = 255
 
-    def __init__(self, path: Path, size: int, fields: Sequence[tuple[str, str]]) -> None:
-        self.path = path
-        self.size = size
-        self.fields = tuple(fields)
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file, and the client's name for it, which is for showing only."""
+
+    path: Path
+    size: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a request brought: files, and the text fields that came with them in the form."""
+
+    files: Sequence[Upload]
+    fields: Sequence[tuple[str, str]] = ()
 
 
 @asynccontextmanager
-async def received_upload(
-    request: Request, folder: UploadFolder, *, limit: int, names: Sequence[str], media: Callable[[str], bool]
-) -> AsyncGenerator[Upload, None]:
-    """The file of a multipart form under one of `names`, or the bare body if `media` takes its type.
+async def received_files(
+    request: Request,
+    folder: UploadFolder,
+    *,
+    limit: int,
+    names: Sequence[str],
+    max_files: int = 1,
+    media: Callable[[str], bool] | None = None,
+) -> AsyncGenerator[Received, None]:
+    """The files of a multipart form under `names`, or the bare body if `media` takes its type.
 
-    It exists on disk while the block runs. Raises UnsupportedMediaType, PayloadTooLarge (more than `limit`
-    bytes), InvalidBody (broken multipart), InvalidFields (no file, two files, too many parts), ClientLeft.
+    They exist on disk while the block runs. Raises UnsupportedMediaType, PayloadTooLarge (more than `limit` bytes
+    in all), InvalidBody (broken multipart), InvalidFields (no file, more than `max_files`, too many parts),
+    ClientLeft.
     """
     content_type = request.headers.get("content-type", "")
     essence = content_type.partition(";")[0].strip().lower()
     is_form = essence == "multipart/form-data"
-    if not is_form and not media(essence):
-        raise UnsupportedMediaType("send multipart/form-data, or the file itself as audio/*, video/* or octet-stream")
-    file = await asyncio.to_thread(folder.new_file)
+    if not is_form and (media is None or not media(essence)):
+        bare = "" if media is None else ", or the file itself as audio/*, video/* or octet-stream"
+        raise UnsupportedMediaType(f"send multipart/form-data{bare}")
+    incoming = _Incoming(folder)
     try:
         fields: Sequence[tuple[str, str]] = ()
         if is_form:
-            form = FormReader(content_type, names, file.add)
-            await _receive(request.receive, form.feed, file, limit)
+            form = FormReader(content_type, names, incoming.open, max_files=max_files)
+            await _receive(request.receive, form.feed, incoming, limit)
             form.finish()
-            if not form.has_file:
+            if not form.files:
                 raise InvalidFields([Problem((names[0],), f"the form has no file under {' or '.join(names)}")])
-            fields = form.fields
+            fields = tuple(form.fields)
         else:
-            await _receive(request.receive, file.add, file, limit)
-        await asyncio.to_thread(file.flush)
-        yield Upload(file.path, file.size, fields)
+            await _receive(request.receive, incoming.open(""), incoming, limit)
+        await asyncio.to_thread(incoming.flush)
+        yield Received(incoming.uploads(), fields)
     finally:
-        await asyncio.to_thread(file.remove)
+        await asyncio.to_thread(incoming.remove)
 
 
-async def _receive(receive: Receive, take: Callable[[bytes], None], file: UploadedFile, limit: int) -> None:
-    """Hand the body over to `take`, and what that adds to `file` on to the disk."""
+class _Incoming:
+    """The files of a request while they come in."""
+
+    def __init__(self, folder: UploadFolder) -> None:
+        self._folder = folder
+        self._files: list[tuple[UploadedFile, str]] = []
+
+    def open(self, name: str) -> Callable[[bytes], None]:
+        """One more file; what takes its content."""
+        file = self._folder.new_file()
+        self._files.append((file, name))
+        return file.add
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file, _ in self._files)
+
+    @property
+    def waiting(self) -> int:
+        return sum(file.waiting for file, _ in self._files)
+
+    def flush(self) -> None:
+        for file, _ in self._files:
+            file.flush()
+
+    def remove(self) -> None:
+        for file, _ in self._files:
+            file.remove()
+
+    def uploads(self) -> list[Upload]:
+        return [Upload(file.path, file.size, _shown(name)) for file, name in self._files]
+
+
+def _shown(name: str) -> str:
+    return "".join(char for char in name if char.isprintable())[:MAX_FILE_NAME]
+
+
+async def _receive(receive: Receive, take: Callable[[bytes], None], incoming: _Incoming, limit: int) -> None:
+    """Hand the body over to `take`, and what that adds to the files on to the disk."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft()
         take(message.get("body", b""))
-        if file.size > limit:
+        if incoming.size > limit:
             raise PayloadTooLarge(limit)
-        if file.waiting >= WRITE_BYTES:
-            await asyncio.to_thread(file.flush)
+        if incoming.waiting >= WRITE_BYTES:
+            await asyncio.to_thread(incoming.flush)
         if not message.get("more_body", False):
             return

@@ -74,6 +74,11 @@ class ModelPool:
         """When models last had to leave for another one."""
         return self._slots.last_swap
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether newcomers are refused because the end is near."""
+        return self._draining
+
     def failure_of(self, model_id: str) -> IngleError | None:
         """Why the last load of a model failed, until one succeeds."""
         return self._slots.failures.get(model_id)

@@ -67,6 +67,13 @@ class Server:
             self._check(response)
         return response.text
 
+    def transcribe_url(self, url: str, options: Mapping[str, str]) -> str:
+        """The same of what lies at `url`, which the server fetches itself."""
+        with self._failures():
+            response = self._client.post("/transcribe/url", params={**options, "url": url})
+            self._check(response)
+        return response.text
+
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:

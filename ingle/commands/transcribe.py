@@ -2,33 +2,47 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import click
 from rich.progress import Progress
 
+from application.ports import Fetcher
 from application.transcribe_audio import TranscribeAudio
-from domain.errors import AudioRefused, GenerationFailed, InvalidRequest
+from domain.errors import (
+    AudioRefused,
+    DeadlineExceeded,
+    DownloadFailed,
+    DownloadTooLarge,
+    GenerationFailed,
+    InvalidRequest,
+    UrlNotAllowed,
+)
+from domain.listening import Preset
 from domain.subtitles import SubtitleFormat
 from domain.transcription import Progress as Heard
 from domain.transcription import SpeechTask, Transcript, TranscriptionRequest
 from ingle.cli import Invocation
 from ingle.commands.in_process import application
+from ingle.commands.recordings import Delivery, Source, sources_of
 from ingle.commands.terminal import second_progress, status
 from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
 
 JSON = "json"
 FORMATS = (*(form.value for form in SubtitleFormat), JSON)
+MIB = 1 << 20
 _SUFFIXES = {SubtitleFormat.TEXT.value: "txt"}
+_REFUSALS = (AudioRefused, InvalidRequest, UrlNotAllowed, DownloadFailed, DownloadTooLarge, DeadlineExceeded)
 
-Deliver = Callable[[Path, str], None]
+Deliver = Callable[[Source, str], None]
 
 
 @click.command("transcribe")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("recordings", nargs=-1, required=True, metavar="FILE_OR_URL...")
 @click.option("--model", help="Speech model (default: INGLE_DEFAULT_SPEECH_MODEL).")
 @click.option("--language", help="What is spoken, as in `en` (default: found out from the sound).")
 @click.option("--translate", is_flag=True, help="Write in English whatever is spoken.")
@@ -36,13 +50,15 @@ Deliver = Callable[[Path, str], None]
 @click.option("--word-timestamps", is_flag=True, help="Time every word; shown by --format json.")
 @click.option("--prompt", help="Words and names that the recording may hold, spelled right.")
 @click.option("--beam-size", type=int, help="1 to 10; more is slower and a little better (default: 1).")
-@click.option("--output", "target", type=click.Path(path_type=Path), help="File, or folder if there are several FILEs.")
+@click.option(
+    "--output", "target", type=click.Path(path_type=Path), help="File, or folder for the texts of several recordings."
+)
 @click.option("--device", help="auto, cpu, cuda or cuda:N (default: INGLE_DEVICE_TYPE).")
 @click.option("--server", metavar="URL", help="Let a running server do it instead of loading the model here.")
 @click.pass_obj
 def command(
     invocation: Invocation,
-    files: tuple[Path, ...],
+    recordings: tuple[str, ...],
     model: str | None,
     language: str | None,
     translate: bool,
@@ -61,17 +77,16 @@ def command(
       ingle transcribe talk.mp3
       ingle transcribe talk.mp3 --format srt --output talk.srt
       ingle transcribe *.wav --format vtt --output subtitles/
+      ingle transcribe interviews/ https://example.org/talk.mp3 --output texts/
+
+    A folder stands for the recordings in it and below it.
     """
     if server and device:
         raise click.UsageError("--device is the server's business: leave it out with --server")
-    if target is not None and len(files) > 1:
-        target.mkdir(parents=True, exist_ok=True)
+    sources = sources_of(recordings)
+    several = len(sources) > 1 or (target is not None and target.is_dir())
+    deliver = Delivery(target, _SUFFIXES.get(form, form), several=several)
     settings = invocation.settings(device_type=device)
-    several = len(files) > 1
-
-    def deliver(file: Path, text: str) -> None:
-        _deliver(text if text.endswith("\n") else text + "\n", file, target, form, several=several)
-
     wishes = {
         "model": model,
         "language": language,
@@ -84,71 +99,85 @@ def command(
     }
     options = {name: str(value) for name, value in wishes.items() if value is not None}
     if server:
-        failed = _ask(server, files, options, deliver)
+        failed = _ask(server, sources, options, deliver)
     else:
-        failed = asyncio.run(_transcribe(settings, files, options, deliver))
+        failed = asyncio.run(_transcribe(settings, sources, options, deliver))
     if failed:
-        raise click.ClickException(f"{failed} of {len(files)} recordings could not be written down")
+        raise click.ClickException(f"{failed} of {len(sources)} recordings could not be written down")
 
 
-def _deliver(text: str, file: Path, target: Path | None, form: str, *, several: bool) -> None:
-    if target is None:
-        if several:
-            click.echo(f"==> {file} <==")
-        click.echo(text, nl=False)
-        return
-    path = target / f"{file.stem}.{_SUFFIXES.get(form, form)}" if several else target
-    path.write_text(text, encoding="utf-8")
-
-
-def _tell(file: Path, error: Exception) -> None:
-    click.echo(f"ingle: {file}: {error}", err=True)
+def _tell(source: Source, error: Exception) -> None:
+    click.echo(f"ingle: {source.shown}: {error}", err=True)
 
 
 # -- here ---------------------------------------------------------------------------------------------------
 
 
-async def _transcribe(settings: Settings, files: Sequence[Path], options: Mapping[str, str], deliver: Deliver) -> int:
-    """Transcribe `files` one after the other; returns how many failed."""
+async def _transcribe(
+    settings: Settings, sources: Sequence[Source], options: Mapping[str, str], deliver: Deliver
+) -> int:
+    """Transcribe `sources` one after the other; returns how many failed."""
     async with application(settings) as built:
-        return await write_down(built.transcribe, settings, files, options, deliver)
+        return await write_down(built.transcribe, built.fetcher, settings, sources, options, deliver)
 
 
 async def write_down(
     transcribe: TranscribeAudio,
+    fetcher: Fetcher,
     settings: Settings,
-    files: Sequence[Path],
+    sources: Sequence[Source],
     options: Mapping[str, str],
     deliver: Deliver,
 ) -> int:
-    """Deliver what is said in each file; a recording that is refused does not keep the next from being heard.
+    """Deliver what is said in each recording; one that is refused does not keep the next from being heard.
 
     `options` are those of `/transcribe`, so that both ways give the same.
     """
-    from api.native.transcribe_body import BEAM_SIZES, parse_options
-    from api.native.transcripts import content_of
+    from api.speech_options import TranscribeOptions, options_of
+    from api.transcripts import content_of
 
-    wanted = parse_options((), [*options.items()])
-    request = wanted.request(beam_size=BEAM_SIZES["fast"], timeout_seconds=settings.transcribe_timeout, request_id="")
+    wanted = options_of(TranscribeOptions, query=[*options.items()])
+    request = wanted.domain_request(
+        beam_size=Preset(settings.speech_preset).beam_size, timeout_seconds=settings.transcribe_timeout
+    )
     model = wanted.model or settings.default_speech_model
     failed = 0
     with second_progress() as bars:
-        for file in files:
+        for source in sources:
             try:
-                transcript = await _hear(transcribe, file, model, request, bars)
-            except (AudioRefused, InvalidRequest) as error:
+                async with _here(source, fetcher, int(settings.max_upload_mb * MIB)) as file:
+                    transcript = await _hear(transcribe, source, file, model, request, bars)
+            except _REFUSALS as error:
                 failed += 1
-                _tell(file, error)
+                _tell(source, error)
                 continue
             content = await content_of(transcript, wanted, model, request_id="")
-            deliver(file, content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2))
+            deliver(source, content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2))
     return failed
 
 
+@asynccontextmanager
+async def _here(source: Source, fetcher: Fetcher, max_bytes: int) -> AsyncGenerator[Path, None]:
+    """The recording as a file of this machine, while the block runs."""
+    if source.path is not None:
+        yield source.path
+        return
+    with tempfile.TemporaryDirectory(prefix="ingle-") as folder:
+        file = Path(folder) / "input.bin"
+        with status(f"fetching {source.name}"):
+            await fetcher.fetch(source.shown, file, max_bytes=max_bytes)
+        yield file
+
+
 async def _hear(
-    transcribe: TranscribeAudio, file: Path, model: str, request: TranscriptionRequest, bars: Progress
+    transcribe: TranscribeAudio,
+    source: Source,
+    file: Path,
+    model: str,
+    request: TranscriptionRequest,
+    bars: Progress,
 ) -> Transcript:
-    task = bars.add_task(file.name, total=None)
+    task = bars.add_task(source.name, total=None)
     async with aclosing(transcribe.stream(model, file, request)) as events:
         async for event in events:
             if isinstance(event, Heard):
@@ -162,15 +191,20 @@ async def _hear(
 # -- by a server --------------------------------------------------------------------------------------------
 
 
-def _ask(url: str, files: Sequence[Path], options: Mapping[str, str], deliver: Deliver) -> int:
-    """Let the server write down `files`; returns how many it refused."""
+def _ask(url: str, sources: Sequence[Source], options: Mapping[str, str], deliver: Deliver) -> int:
+    """Let the server write down `sources`; returns how many it refused."""
     failed = 0
     with Server(url) as remote:
-        for file in files:
+        for source in sources:
             try:
-                with status(f"the server is listening to {file.name}"):
-                    deliver(file, remote.transcribe(file, options))
+                with status(f"the server is listening to {source.name}"):
+                    text = (
+                        remote.transcribe_url(source.shown, options)
+                        if source.path is None
+                        else remote.transcribe(source.path, options)
+                    )
+                deliver(source, text)
             except RemoteFailed as error:
                 failed += 1
-                _tell(file, error)
+                _tell(source, error)
     return failed

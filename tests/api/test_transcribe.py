@@ -9,8 +9,7 @@ import pytest
 
 from api.services import Limits
 from domain.errors import AudioRefused, AudioTooLong, DeadlineExceeded, DecodeTimeout, NoAudioTrack
-from domain.listening import DecodingOptions, VadOptions
-from domain.transcription import Caveat, SpeechTask, TranscriptionRequest, Word
+from domain.transcription import Caveat, Word
 from tests.api.sound import SOUND, upload
 from tests.api.world import SPEECH, TEXT, World, in_process
 from tests.fakes.models import Heard, segment
@@ -137,85 +136,6 @@ async def test_verbose_json_has_the_languages_name_and_both_lists(world: World, 
     assert answer["words"] == []
     assert answer["model"] == SPEECH
     assert heard(world).request.word_timestamps is True
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, {}),
-        ({"language": "Portuguese"}, {"language": "pt"}),
-        ({"language": "auto"}, {}),
-        ({"language": ""}, {}),
-        ({"task": "translate"}, {"task": SpeechTask.TRANSLATE}),
-        ({"preset": "accurate"}, {"decoding": DecodingOptions(beam_size=5)}),
-        ({"preset": "accurate", "beam_size": "3"}, {"decoding": DecodingOptions(beam_size=3)}),
-        ({"temperature": "0.4"}, {"decoding": DecodingOptions(temperature=0.4)}),
-        ({"vad_filter": "false"}, {"vad": VadOptions(enabled=False)}),
-        ({"prompt": "Names: Ana", "hotwords": "Ingle"}, {"prompt": "Names: Ana", "hotwords": "Ingle"}),
-        ({"initial_prompt": "x", "keywords[]": ["a", "b"]}, {"prompt": "x", "hotwords": "a,b"}),
-        ({"best_of": "5", "channel": "mix", "multilingual": "false", "diarize": "no", "vad_threshold": "0.5"}, {}),
-        ({"unknown": "field", "priority": "3", "beam_size": ""}, {}),
-        ({"timeout": "5"}, {"timeout_seconds": 5.0}),
-    ],
-)
-async def test_options_reach_the_model_by_form_and_by_query_alike(
-    world: World, client: httpx2.AsyncClient, fields: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    by_form_and_by_query: list[dict[str, Any]] = [{"data": fields}, {"params": fields}]
-    for arguments in by_form_and_by_query:
-        response = await client.post("/transcribe", files=upload(), **arguments)
-        assert response.status_code == 200, response.text
-        request = heard(world).request
-        defaults = {"timestamps": False, "timeout_seconds": 3600.0, "request_id": request.request_id}
-        wanted = TranscriptionRequest(**{**defaults, **expected})
-        assert request == wanted
-
-
-@pytest.mark.parametrize(
-    ("fields", "code"),
-    [
-        ({"language": "klingon"}, "validation_error"),
-        ({"task": "sing"}, "validation_error"),
-        ({"response_format": "docx"}, "validation_error"),
-        ({"beam_size": "0"}, "validation_error"),
-        ({"beam_size": "11"}, "validation_error"),
-        ({"beam_size": "1.5"}, "validation_error"),
-        ({"beam_size": "true"}, "validation_error"),
-        ({"temperature": "nan"}, "validation_error"),
-        ({"temperature": "1.1"}, "validation_error"),
-        ({"temperature": "warm"}, "validation_error"),
-        ({"prompt": "x" * 2049}, "validation_error"),
-        ({"hotwords": "é" * 1025}, "validation_error"),
-        ({"stream": "perhaps"}, "validation_error"),
-        ({"max_line_width": "5"}, "validation_error"),
-        ({"max_cue_seconds": "31"}, "validation_error"),
-        ({"keep_alive": "soon"}, "validation_error"),
-        ({"timeout": "-1"}, "validation_error"),
-        ({"timeout": "inf"}, "validation_error"),
-        ({"task": ["transcribe", "translate"]}, "validation_error"),
-        ({"diarize": "true"}, "unsupported_parameter"),
-        ({"channel": "split"}, "unsupported_parameter"),
-        ({"languages": "en,de"}, "unsupported_parameter"),
-        ({"temperature": "0,0.2"}, "unsupported_parameter"),
-        ({"vad_threshold": "0.7"}, "unsupported_parameter"),
-        ({"clip_timestamps": "0,5"}, "unsupported_parameter"),
-        ({"hallucination_guard": "false"}, "unsupported_parameter"),
-    ],
-)
-async def test_an_option_that_makes_no_sense_is_422_by_name(
-    world: World, client: httpx2.AsyncClient, fields: dict[str, Any], code: str
-) -> None:
-    response = await client.post("/transcribe", files=upload(), data=fields)
-    assert (response.status_code, response.json()["code"]) == (422, code)
-    assert next(iter(fields)) in str(response.json()["errors"])
-    assert world.repository.loads == []
-
-
-async def test_form_and_query_may_not_contradict_each_other(client: httpx2.AsyncClient) -> None:
-    response = await client.post("/transcribe?language=en", files=upload(), data={"language": "de"})
-    assert (response.status_code, response.json()["code"]) == (422, "validation_error")
-    response = await client.post("/transcribe?language=de", files=upload(), data={"language": "de"})
-    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00"])

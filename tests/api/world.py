@@ -26,6 +26,7 @@ from application.model_pool import ModelPool
 from application.transcribe_audio import TranscribeAudio
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
+from tests.fakes.fetcher import FakeFetcher
 from tests.fakes.library import FakeModelLibrary
 from tests.fakes.models import FakeModelRepository, embedding_spec, speech_spec, text_spec
 from tests.fakes.probe import FakeProbe
@@ -44,6 +45,7 @@ class World:
     pool: ModelPool
     library: FakeModelLibrary
     events: RecordedEvents
+    fetcher: FakeFetcher
     services: Services
 
     def app(self, **changes: Any) -> FastAPI:
@@ -63,7 +65,7 @@ def make_world(uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, **rep
     models = FakeModelRepository(
         text_spec(TEXT), speech_spec(SPEECH), embedding_spec(EMBEDDING), aliases=aliases, **repository
     )
-    clock, events = LoopClock(), RecordedEvents()
+    clock, events, fetcher = LoopClock(), RecordedEvents(), FakeFetcher()
     pool = ModelPool(models, clock, events, arbiter=arbiter)
     generate = GenerateText(pool, clock, events)
     library = FakeModelLibrary(models)
@@ -77,6 +79,7 @@ def make_world(uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, **rep
         manage=ManageModels(pool, library, events),
         tokenizers=FakeTokenizers(),
         probe=FakeProbe(),
+        fetcher=fetcher,
         clock=clock,
         uploads_dir=uploads_dir,
         version="0.1.0",
@@ -84,7 +87,7 @@ def make_world(uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, **rep
         defaults=Defaults(model=TEXT, speech_model=SPEECH),
         aliases=aliases,
     )
-    return World(models, pool, library, events, services)
+    return World(models, pool, library, events, fetcher, services)
 
 
 def in_process(app: FastAPI) -> httpx2.AsyncClient:

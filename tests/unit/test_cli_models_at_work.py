@@ -11,6 +11,7 @@ from domain.errors import AudioRefused, GenerationFailed
 from domain.generation import GenerationRequest
 from domain.prompt import Chat, Message, Role
 from ingle.commands.generate import write
+from ingle.commands.recordings import Source, sources_of
 from ingle.commands.transcribe import write_down
 from ingle.settings import Settings
 from tests.api.world import SPEECH, TEXT, World, make_world, serving
@@ -127,8 +128,19 @@ def test_what_makes_no_sense_is_wrong_use(arguments: list[str], reason: str, cap
 # -- transcribe -------------------------------------------------------------------------------------------
 
 
-def into(delivered: list[tuple[Path, str]]) -> Callable[[Path, str], None]:
-    return lambda file, text: delivered.append((file, text))
+Delivered = list[tuple[str, str]]
+
+
+def into(delivered: Delivered) -> Callable[[Source, str], None]:
+    return lambda source, text: delivered.append((source.shown, text))
+
+
+async def heard_here(world: World, recordings: list[str], form: str, delivered: Delivered) -> int:
+    """What `ingle transcribe` does without a server; how many recordings were refused."""
+    options = {"response_format": form, "include_segments": "true"}
+    settings = Settings(default_speech_model=SPEECH)
+    sources = sources_of(recordings)
+    return await write_down(world.services.transcribe, world.fetcher, settings, sources, options, into(delivered))
 
 
 async def test_a_recording_that_is_refused_does_not_keep_the_next_from_being_heard(
@@ -136,11 +148,10 @@ async def test_a_recording_that_is_refused_does_not_keep_the_next_from_being_hea
 ) -> None:
     script = world.repository.script(SPEECH).speech
     script.before_first.shut()
-    settings, options = Settings(default_speech_model=SPEECH), {"response_format": "text"}
-    delivered: list[tuple[Path, str]] = []
+    delivered: Delivered = []
     files = [recording.with_name("noise.wav"), recording]
     files[0].write_bytes(b"noise")
-    writing = asyncio.create_task(write_down(world.services.transcribe, settings, files, options, into(delivered)))
+    writing = asyncio.create_task(heard_here(world, [str(file) for file in files], "text", delivered))
     await script.before_first.arrived()
     script.error = AudioRefused()
     script.before_first.let_through()
@@ -149,7 +160,7 @@ async def test_a_recording_that_is_refused_does_not_keep_the_next_from_being_hea
     script.error = None
     script.before_first.open()
     assert await writing == 1
-    assert delivered == [(recording, "Hello world. How are you?\n")]
+    assert delivered == [(str(recording), "Hello world. How are you?\n")]
     assert capsys.readouterr().err == f"ingle: {files[0]}: The upload is not audio that Ingle can read.\n"
 
 
@@ -162,10 +173,8 @@ def writing_is_at(world: World) -> int:
 async def test_a_server_gives_the_same_transcript_in_every_format(
     form: str, url: str, world: World, recording: Path, capsys: Captured
 ) -> None:
-    delivered: list[tuple[Path, str]] = []
-    options = {"response_format": form, "include_segments": "true"}
-    settings = Settings(default_speech_model=SPEECH)
-    assert await write_down(world.services.transcribe, settings, [recording], options, into(delivered)) == 0
+    delivered: Delivered = []
+    assert await heard_here(world, [str(recording)], form, delivered) == 0
     assert await asyncio.to_thread(run, "transcribe", str(recording), "--format", form, "--server", url) == 0
     [(_, here)], there = delivered, capsys.readouterr().out
     if form == "json":
@@ -190,6 +199,32 @@ async def test_several_recordings_are_told_apart(url: str, recording: Path, caps
     target = tmp_path / "subtitles"
     assert await asyncio.to_thread(run, "transcribe", *files, "--server", url, "--output", str(target)) == 0
     assert {path.name: path.read_text() for path in target.iterdir()} == {"talk.txt": said, "other.txt": said}
+
+
+async def test_a_folder_is_every_recording_in_it_and_an_address_is_fetched(
+    url: str, world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tapes"
+    (folder / "old").mkdir(parents=True)
+    for name in ("a.wav", "old/a.mp3", "notes.txt", "cover.png"):
+        (folder / name).write_bytes(b"RIFF and so on")
+    address = "https://example.org/b%20c.ogg?x=1"
+    world.fetcher.pages[address] = b"OggS and so on"
+    assert [source.name for source in sources_of([str(folder), address])] == ["a.wav", "a.mp3", "b c.ogg"]
+    delivered: Delivered = []
+    assert await heard_here(world, [str(folder), address, "https://example.org/none.mp3"], "text", delivered) == 1
+    assert [shown for shown, _ in delivered] == [str(folder / "a.wav"), str(folder / "old/a.mp3"), address]
+    assert world.repository.speech(SPEECH).heard[-1].content == b"OggS and so on"
+    target = tmp_path / "texts"
+    command = ["transcribe", str(folder), address, "--server", url, "--format", "vtt", "--output", str(target)]
+    assert await asyncio.to_thread(run, *command) == 0
+    assert sorted(path.name for path in target.iterdir()) == ["a-2.vtt", "a.vtt", "b c.vtt"]
+    assert not any(file.exists() for file in world.fetcher.targets)
+
+
+def test_a_folder_without_recordings_is_a_wrong_call(tmp_path: Path, capsys: Captured) -> None:
+    assert run("transcribe", str(tmp_path)) == 2
+    assert "no recording in the folder" in capsys.readouterr().err
 
 
 async def test_one_recording_goes_into_the_file_that_was_named(url: str, recording: Path, tmp_path: Path) -> None:

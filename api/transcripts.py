@@ -1,4 +1,4 @@
-"""A transcript as bodies of /transcribe."""
+"""A transcript as bodies: what the dialects share, and what /transcribe adds."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from api.answers import json_answer
-from api.native.transcribe_body import TranscribeOptions
+from api.speech_options import TranscribeOptions
 from domain.languages import LANGUAGES
 from domain.subtitles import SubtitleFormat, render
 from domain.transcription import Caveat, Segment, Transcript, Word
@@ -26,7 +26,16 @@ def segment_body(segment: Segment, *, raw_text: bool = False, with_words: bool =
         "compression_ratio": round(segment.compression_ratio, 4),
         "temperature": segment.temperature,
     }
+    if segment.language is not None:
+        body["language"] = segment.language
+    if segment.channel is not None:
+        body["channel"] = segment.channel
     return {**body, "words": [word_body(word) for word in segment.words]} if with_words else body
+
+
+def verbose_segment_body(segment: Segment) -> dict[str, Any]:
+    """One segment of `verbose_json`."""
+    return {**segment_body(segment), "seek": segment.seek, "tokens": list(segment.tokens)}
 
 
 def word_body(word: Word) -> dict[str, Any]:
@@ -59,7 +68,7 @@ def json_body(transcript: Transcript, options: TranscribeOptions, model: str, re
         "device": transcript.device,
         "compute_type": transcript.compute_type,
         "warnings": [_caveat_body(caveat) for caveat in transcript.warnings],
-        "usage": {"type": "duration", "seconds": ceil(transcript.duration)},
+        "usage": usage_body(transcript),
         "request_id": request_id,
     }
 
@@ -68,8 +77,8 @@ def verbose_body(transcript: Transcript, options: TranscribeOptions, model: str,
     """The body of the format `verbose_json`: the language by its English name, segments and words as two lists."""
     return {
         **json_body(transcript, options, model, request_id),
-        "language": _english_name(transcript.language),
-        "segments": [segment_body(segment) for segment in transcript.segments],
+        "language": english_name(transcript.language),
+        "segments": [verbose_segment_body(segment) for segment in transcript.segments],
         "words": [word_body(word) for segment in transcript.segments for word in segment.words],
     }
 
@@ -87,6 +96,11 @@ async def content_of(
         return json_body(transcript, options, model, request_id)
     if options.response_format == "verbose_json":
         return verbose_body(transcript, options, model, request_id)
+    return await rendered(transcript, options)
+
+
+async def rendered(transcript: Transcript, options: TranscribeOptions) -> str:
+    """The transcript as a text in the format that the caller asked for."""
     # Shaping the cues of some hours takes longer than the event loop may be held up.
     return await asyncio.to_thread(render, transcript, SubtitleFormat(options.response_format), options.cue_options())
 
@@ -96,8 +110,20 @@ async def answer_of(transcript: Transcript, options: TranscribeOptions, model: s
     content = await content_of(transcript, options, model, request_id)
     if not isinstance(content, str):
         return json_answer(content)
+    return text_answer(transcript, content, options)
+
+
+def text_answer(
+    transcript: Transcript, content: str, options: TranscribeOptions, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The response with what `rendered` gave; what its body has no place for stands in its headers."""
     media_type = SubtitleFormat(options.response_format).media_type
-    return Response(content.encode(), headers={**_figures(transcript), "content-type": media_type})
+    return Response(content.encode(), headers={**_figures(transcript), **(headers or {}), "content-type": media_type})
+
+
+def usage_body(transcript: Transcript) -> dict[str, Any]:
+    """What is to be paid: seconds, rounded up."""
+    return {"type": "duration", "seconds": ceil(transcript.duration)}
 
 
 def _figures(transcript: Transcript) -> Mapping[str, str]:
@@ -110,8 +136,8 @@ def _figures(transcript: Transcript) -> Mapping[str, str]:
     }
 
 
-def _english_name(code: str | None) -> str | None:
-    # In lower case, as OpenAI writes it.
+def english_name(code: str | None) -> str | None:
+    """The name of a language, in lower case as OpenAI writes it."""
     return None if code is None else LANGUAGES.get(code, code).lower()
 
 
