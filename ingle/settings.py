@@ -23,6 +23,7 @@ from ingle.settings_memory import MemorySettings
 from ingle.settings_models import ModelSourceSettings
 from ingle.settings_providers import ProviderSettings
 from ingle.settings_speech import SpeechSettings
+from ingle.settings_text import TextSettings
 from ingle.settings_types import DAY, Names, Seconds, is_number, split
 
 __all__ = ["Duration", "From", "Settings", "Shown"]
@@ -105,7 +106,14 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
 
 
 class Settings(
-    JobSettings, MemorySettings, SpeechSettings, ModelSourceSettings, ProviderSettings, FetchSettings, BaseSettings
+    JobSettings,
+    MemorySettings,
+    SpeechSettings,
+    TextSettings,
+    ModelSourceSettings,
+    ProviderSettings,
+    FetchSettings,
+    BaseSettings,
 ):
     """What the operator chose. Attribute = setting name in lower case; times are seconds, sizes as named."""
 
