@@ -27,7 +27,7 @@ def fill(template: str, *, system: str = "", prompt: str = "", suffix: str = "")
 def fill_chat(template: str, messages: Sequence[Message]) -> str:
     """A whole chat: the template once for each turn, a turn being a system text, a question and its answer.
 
-    Raises UnsupportedCapability for results of tools, which such a template has no place for.
+    Raises UnsupportedCapability for results of tools and for other roles: such a template has no place for them.
     """
     check_template(template)
     pieces: list[str] = []
@@ -50,8 +50,10 @@ def _place_of(message: Message) -> str:
             return "Prompt"
         case Role.ASSISTANT if not message.tool_calls:
             return "Response"
-        case _:
+        case Role.ASSISTANT | Role.TOOL:
             raise UnsupportedCapability("the model's own template has no place for tools", field="messages")
+        case other:
+            raise UnsupportedCapability(f"the model's own template has no place for the role {other}", field="messages")
 
 
 def _filled(template: str, parts: Mapping[str, str], *, is_open: bool) -> str:

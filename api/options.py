@@ -1,7 +1,7 @@
 """Ollama's `options` object: what a request and its model say about how to write."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import structlog
@@ -9,7 +9,7 @@ import structlog
 from api.errors import InvalidFields, Problem
 from api.sampling import new_tokens, seed_of, stop_strings
 from domain.errors import InvalidRequest
-from domain.generation import SamplingParams
+from domain.generation import WHOLE_PROMPT, SamplingParams
 from domain.model import ModelSpec, WeightFormat
 from domain.preset import ParameterValue
 
@@ -71,7 +71,7 @@ _log = structlog.get_logger("ingle.http")
 class Options:
     """The options that have an effect, with Ollama's defaults. `num_ctx` 0 leaves the context as it is loaded.
 
-    `num_keep` is how many tokens at the beginning of a prompt are kept when others must go.
+    `num_keep` is how many tokens at the beginning of a prompt are kept when others must go; below 0 all are.
     """
 
     num_predict: int = -1
@@ -133,11 +133,9 @@ def parse_options(given: Mapping[str, Any] | None, spec: ModelSpec | None = None
     )
     if options.num_ctx < 0:
         raise InvalidRequest("num_ctx must not be negative", field="options.num_ctx")
-    if options.num_keep < 0:
-        raise InvalidRequest("num_keep must not be negative", field="options.num_keep")
     if options.num_predict < min(UNLIMITED):
         raise InvalidRequest("num_predict must be -2, -1, or not negative", field="options.num_predict")
-    return options
+    return replace(options, num_keep=WHOLE_PROMPT) if options.num_keep < 0 else options
 
 
 def parameters_of(given: Mapping[str, Any] | None) -> tuple[tuple[str, ParameterValue], ...]:

@@ -25,6 +25,14 @@ def seed_of(seed: int | None) -> int | None:
     return None if seed is None or seed == ANY_SEED else seed
 
 
+def bias_of(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+    """Pairs of token id and bias; those of 0 do nothing and are not looked at. Raises InvalidRequest."""
+    pairs = [(token, value) for token, value in (given or {}).items() if value]
+    if not all(token.isascii() and token.isdecimal() and len(token) <= 9 for token, _ in pairs):
+        raise InvalidRequest("logit_bias must have token ids as its keys, written as numbers", field="logit_bias")
+    return tuple((int(token), value) for token, value in pairs)
+
+
 def keep_alive_of(value: float | str | None) -> float | None:
     """Seconds to stay in memory after the last use, or None for the server's default."""
     return None if value is None else parse_keep_alive(value)

@@ -17,7 +17,7 @@ from api.turns import ToolBodies, tool_choice_of, tools_of
 from domain.constraint import Constraint, JsonSchema
 from domain.errors import InvalidRequest, UnsupportedCapability
 from domain.generation import MAX_TOP_LOGPROBS, GenerationRequest
-from domain.model import ModelSpec
+from domain.model import ModelSpec, WeightFormat
 from domain.preset import opened_by
 from domain.prompt import Chat, Continuation, FillInMiddle, Message, Prompt, RawText, Role
 from domain.tools import ToolMode
@@ -158,6 +158,7 @@ def generation_request(
     options: Options,
     limits: Limits,
     *,
+    spec: ModelSpec,
     timeout: float | None = None,
     priority: int = 0,
 ) -> GenerationRequest:
@@ -171,8 +172,13 @@ def generation_request(
         priority=priority,
         constraint=constraint_of(body.format),
         num_ctx=options.num_ctx,
-        shift_keeping=None if body.shift is False else options.num_keep,
+        shift_keeping=options.num_keep if _shifts(body, spec) else None,
     )
+
+
+def _shifts(body: TextBody, spec: ModelSpec) -> bool:
+    """Whether an answer goes on beyond a full context: what nobody asked for is not asked of another server."""
+    return spec.format is not WeightFormat.REMOTE if body.shift is None else body.shift
 
 
 def in_options(error: InvalidRequest) -> InvalidRequest:

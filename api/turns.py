@@ -9,14 +9,13 @@ from pydantic import Field
 from api.bodies import Body
 from api.errors import InvalidFields, Problem
 from domain.errors import InvalidRequest
-from domain.prompt import Message, Role
+from domain.prompt import Message, role_of
 from domain.tools import MAX_TOOLS, Tool, ToolCall, ToolChoice, ToolMode
 
 MAX_MESSAGES = 1024
 MAX_CALLS = 128
 MAX_IMAGES = 64
-
-_ROLES = ", ".join(Role)
+MAX_ROLE = 64
 
 
 class CalledBody(Body):
@@ -65,17 +64,15 @@ ToolBodies = Annotated[list[ToolBody], Field(max_length=MAX_TOOLS)]
 
 
 def messages_of(bodies: Sequence[MessageBody]) -> tuple[Message, ...]:
-    """The same for the domain. Raises InvalidFields for a role that nobody has."""
+    """The same for the domain. Raises InvalidFields for a role that is no word."""
     return tuple(_message(index, body) for index, body in enumerate(bodies))
 
 
 def _message(index: int, body: MessageBody) -> Message:
-    try:
-        role = Role(body.role.lower())
-    except ValueError:
-        raise InvalidFields([Problem(("messages", index, "role"), f"must be one of {_ROLES}")]) from None
+    if not 0 < len(body.role) <= MAX_ROLE:
+        raise InvalidFields([Problem(("messages", index, "role"), f"must have 1 to {MAX_ROLE} characters")])
     return Message(
-        role,
+        role_of(body.role),
         body.content or "",
         thinking=body.thinking or "",
         tool_calls=tuple(_call(call) for call in body.tool_calls or ()),
@@ -133,7 +130,7 @@ def call_record(index: int, call: ToolCall) -> dict[str, Any]:
 def message_record(message: Message) -> dict[str, Any]:
     """A message as it was written; fields without a value are left out."""
     record = {
-        "role": message.role.value,
+        "role": str(message.role),
         "content": message.content,
         "thinking": message.thinking,
         "tool_calls": [call_record(index, call) for index, call in enumerate(message.tool_calls)],

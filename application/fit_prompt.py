@@ -8,7 +8,7 @@ from application.generate_text import GenerateText, GenerationStarted
 from application.model_pool import ModelPool
 from application.ports import TextModel
 from domain.errors import ContextLengthExceeded, UnsupportedCapability
-from domain.generation import GenerationRequest, TextChunk
+from domain.generation import WHOLE_PROMPT, GenerationRequest, TextChunk
 from domain.model import Task
 from domain.prompt import Chat, Prompt, Role, TokenIds, chat_of
 
@@ -107,7 +107,7 @@ def _without_oldest_tokens(ids: Sequence[int], limit: int, num_keep: int, chat: 
     room = limit - 1
     if room < 1:
         return None
-    kept = min(num_keep, room - 1)
+    kept = room - 1 if num_keep == WHOLE_PROMPT else min(num_keep, room - 1)
     return TokenIds((*ids[:kept], *ids[len(ids) - (room - kept) :]), chat)
 
 

@@ -17,6 +17,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_SEED = 2**63
 MAX_SAMPLES = 8
 MAX_PRIORITY = 10
+WHOLE_PROMPT = -1
 
 
 def _check(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
@@ -108,7 +109,8 @@ class GenerationRequest:
     `prompt_logprobs` None tells no probabilities of the prompt; a number tells those of its tokens, and of so many
     alternatives to each. `num_ctx` bounds prompt and answer together, 0 and anything above the loaded context mean
     that one. With `shift_keeping` None an answer ends with FinishReason.LENGTH where the context is full; with a
-    number, the oldest half of the tokens after so many is dropped there, and the answer goes on.
+    number, the oldest half of the tokens after so many is dropped there, and the answer goes on; WHOLE_PROMPT
+    stands for all tokens of the prompt.
     """
 
     prompt: Prompt
@@ -128,7 +130,7 @@ class GenerationRequest:
             _check("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
         _check("num_ctx", self.num_ctx, 0, 2**31)
         if self.shift_keeping is not None:
-            _check("num_keep", self.shift_keeping, 0, 2**31)
+            _check("num_keep", self.shift_keeping, -1, 2**31)
         _check("n", self.n, 1, MAX_SAMPLES)
         _check("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.timeout_seconds is not None:

@@ -16,15 +16,21 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+def role_of(word: str) -> Role | str:
+    """The role that `word` names, whatever its case; a word that names none is for the model's template to know."""
+    return next((role for role in Role if role == word.lower()), word)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a chat. `content` is data: control tokens written in it are plain text to the model.
 
+    `role` is what `role_of` makes of a word.
     `thinking` and `tool_calls` belong to an assistant's turn; `tool_call_id` and `tool_name` to a tool's, whose
     `content` is what the call gave.
     """
 
-    role: Role
+    role: Role | str
     content: str
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()

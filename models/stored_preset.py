@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from domain.preset import ParameterValue, Preset
-from domain.prompt import Message, Role
+from domain.prompt import Message, role_of
 from domain.tools import ToolCall
 
 
@@ -44,7 +44,7 @@ def _value(value: object) -> ParameterValue:
 
 def _message(table: Mapping[str, Any]) -> Message:
     return Message(
-        role=Role(table["role"]),
+        role=role_of(str(table["role"])),
         content=str(table["content"]),
         thinking=str(table["thinking"]),
         tool_calls=tuple(ToolCall(**call) for call in table["tool_calls"]),

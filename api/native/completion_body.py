@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from api.errors import InvalidFields, Problem
 from api.options import Options
-from api.sampling import in_body, refuse_unless_neutral
+from api.sampling import bias_of, in_body
 from api.services import Limits
 from api.text_body import PromptBody, chat_of, generation_request, prompt_of, refuse_incapable
 from api.turns import MessageBodies, has_images, messages_of
@@ -37,7 +37,7 @@ class CompletionBody(PromptBody):
     seed: int | None = None
     timeout: float | None = None
     priority: int | None = Field(None, ge=-10, le=10)
-    logit_bias: Any = None
+    logit_bias: dict[str, float] | None = None
 
     @property
     def asks_for_nothing(self) -> bool:
@@ -52,19 +52,20 @@ def completion_request(
 
     Raises InvalidRequest (and its kinds) naming the body's field.
     """
-    refuse_unless_neutral({"logit_bias": body.logit_bias}, {"logit_bias": ({},)})
     images = bool(body.images) or has_images(body.messages or ())
     refuse_incapable(spec, name, body, suffix=bool(body.suffix) and not body.raw, images=images)
     try:
-        return generation_request(
+        wish = generation_request(
             request,
             body,
             _prompt(spec, body),
             _outranked(options, body),
             limits,
+            spec=spec,
             timeout=body.timeout,
             priority=body.priority or 0,
         )
+        return replace(wish, sampling=replace(wish.sampling, logit_bias=bias_of(body.logit_bias)))
     except InvalidRequest as error:
         raise in_body(error, _names(body)) from None
 
@@ -117,6 +118,7 @@ def _names(body: CompletionBody) -> dict[str, str]:
         "max_tokens": _wish_of_length(body)[0] or "options.num_predict",
         "repetition_penalty": "options.repeat_penalty",
         "constraint": "format",
+        "logit_bias": "logit_bias",
         **{
             name: f"options.{name}"
             for name in ("min_p", "typical_p", "repeat_last_n", "presence_penalty", "frequency_penalty")

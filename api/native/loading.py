@@ -35,7 +35,7 @@ def load_body(services: Services, name: str, model: Model, *, is_new: bool) -> d
 
 
 async def load_records(
-    services: Services, name: str, options: LoadOptions, *, keep_alive: float | None, pin: bool
+    services: Services, name: str, options: LoadOptions, *, keep_alive: float | None, pin: bool | None
 ) -> AsyncGenerator[Record, None]:
     """Each step of the load, then the body. Closing it ends the waiting; the load itself goes on."""
     steps: asyncio.Queue[LoadProgress | None] = asyncio.Queue()

@@ -6,9 +6,9 @@ from typing import Any
 import structlog
 
 from application.ports import ModelLibrary
-from domain.errors import IngleError, ModelNotFound
+from domain.errors import IngleError
 from domain.library import ModelDetails
-from domain.model import ModelSpec
+from domain.model import ModelSpec, WeightFormat
 
 _log = structlog.get_logger("ingle.http")
 
@@ -28,15 +28,20 @@ class KnownDetails:
         self._known = {key: known for key, known in self._known.items() if key in keys}
         return [await self.of(spec) for spec in specs]
 
+    async def with_vocabulary(self, spec: ModelSpec) -> ModelDetails:
+        """Of one model, with all its tokens where they are known here."""
+        if spec.format is WeightFormat.REMOTE:
+            return _details_of(spec)
+        return await self._library.details(spec.id, vocabulary=True)
+
     async def of(self, spec: ModelSpec) -> ModelDetails:
         """Of one model."""
+        if spec.format is WeightFormat.REMOTE:
+            return _details_of(spec)
         key = (spec.id, spec.digest)
         if key not in self._known:
             try:
                 self._known[key] = await self._library.details(spec.id)
-            except ModelNotFound:
-                # A model of another server has no files here.
-                return _details_of(spec)
             except IngleError as error:
                 # A listing shows what can be shown; whoever loads the model is told what is wrong with it.
                 _log.warning("details of a model cannot be read", model=spec.id, reason=str(error))

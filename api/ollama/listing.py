@@ -51,7 +51,7 @@ def routes(services: Services) -> APIRouter:
     async def show(request: Request) -> Response:
         body = await checked(ShowBody, await read_object(request))
         spec = services.pool.repository.find(named(body.model, body.name))
-        details = await (services.library.details(spec.id, vocabulary=True) if body.verbose else known.of(spec))
+        details = await (known.with_vocabulary(spec) if body.verbose else known.of(spec))
         return answer(shown(details, body))
 
     return router

@@ -92,17 +92,16 @@ class Writing:
         request, body = self._request, self._body
         if body.debug_render_only:
             return await self._rendered(prompt)
-        options = parse_options(body.options, spec)
-        text = self._text_answer(prompt, options)
+        text = self._text_answer(spec, prompt, parse_options(body.options, spec))
         if body.stream is False:
             content = await unless_client_leaves(request.receive, text.whole())
             return answer(content, text.headers())
         return await lines(self._services, request, text.records(), text.headers)
 
-    def _text_answer(self, prompt: Prompt, options: Options) -> TextAnswer:
+    def _text_answer(self, spec: ModelSpec, prompt: Prompt, options: Options) -> TextAnswer:
         body = self._body
         try:
-            wish = generation_request(self._request, body, prompt, options, self._services.limits)
+            wish = generation_request(self._request, body, prompt, options, self._services.limits, spec=spec)
         except InvalidRequest as error:
             raise in_options(error) from None
         is_chat = self._shape is as_message

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.bodies import Body
 from api.openai.reading import wrong
-from api.sampling import in_body, new_tokens, stop_strings
+from api.sampling import bias_of, in_body, new_tokens, stop_strings
 from domain.errors import InvalidRequest, UnsupportedCapability
 from domain.generation import SamplingParams
 from domain.preset import ParameterValue, Preset
@@ -115,7 +115,7 @@ def sampling_of(
     return SamplingParams(
         **chosen,
         stop_token_ids=tuple(body.stop_token_ids or ()),
-        logit_bias=_bias(body.logit_bias or {}),
+        logit_bias=bias_of(body.logit_bias),
         logprobs=logprobs,
     )
 
@@ -162,11 +162,3 @@ def _stop(stop: Any) -> tuple[str, ...]:
     if isinstance(stop, str) or (isinstance(stop, list) and all(isinstance(text, str) for text in stop)):
         return stop_strings(stop)
     raise wrong("stop", "must be a string or a list of strings")
-
-
-def _bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Pairs of token id and bias; those of 0 do nothing and are not looked at."""
-    pairs = [(token, value) for token, value in bias.items() if value]
-    if not all(token.isascii() and token.isdecimal() and len(token) <= 9 for token, _ in pairs):
-        raise wrong("logit_bias", "its keys must be token ids, written as numbers")
-    return tuple((int(token), value) for token, value in pairs)

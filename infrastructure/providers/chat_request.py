@@ -41,6 +41,8 @@ def _refuse_what_cannot_be_said(model: ProvidedModel, request: GenerationRequest
         raise _not_there(model, "prompt_logprobs")
     if request.num_ctx and not 0 < model.context_length <= request.num_ctx:
         raise _not_there(model, "num_ctx")
+    if request.shift_keeping is not None:
+        raise _not_there(model, "shift")
 
 
 def _not_there(model: ProvidedModel, name: str, reason: str = "") -> UnsupportedParameter:
@@ -82,7 +84,7 @@ def _chat(model: ProvidedModel, chat: Chat) -> Json:
 
 
 def _message(message: Message) -> Json:
-    said: Json = {"role": message.role.value, "content": message.content}
+    said: Json = {"role": str(message.role), "content": message.content}
     if message.thinking:
         said["reasoning_content"] = message.thinking
     if message.tool_calls:

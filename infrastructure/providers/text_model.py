@@ -23,7 +23,7 @@ class ProvidedTextModel:
 
     * What its API cannot say, or the provider is not known to honour, is refused by name before anything is sent.
     * Tokens are the provider's own business: `encode` and `decode` are refused, `Finish.context` is empty, the ids in
-      log probabilities are UNKNOWN_TOKEN, and an answer that fills the context ends (`shift_keeping` changes nothing).
+      log probabilities are UNKNOWN_TOKEN, and an answer that fills the context ends: `shift_keeping` is refused.
     * Its models for text make no vectors: those that do are listed as embedding models.
     * Raises what Connection does.
     """

@@ -36,7 +36,7 @@ def message_values(messages: Iterable[Message], clean: Clean, *, short_ids: bool
 
 
 def _message_value(message: Message, clean: Clean, *, short_ids: bool) -> dict[str, Any]:
-    value: dict[str, Any] = {"role": str(message.role), "content": clean(message.content)}
+    value: dict[str, Any] = {"role": clean(str(message.role)), "content": clean(message.content)}
     if message.thinking:
         value["reasoning_content"] = value["thinking"] = clean(message.thinking)
     if message.tool_calls:

@@ -119,7 +119,7 @@ async def test_messages_reach_the_model_in_order(world: World, client: httpx2.As
     await client.post("/generate", json={"messages": messages, "system": "s"})
     prompt = world.repository.text(TEXT).requests[-1].prompt
     assert isinstance(prompt, Chat)
-    assert [(message.role.value, message.content) for message in prompt.messages] == [
+    assert [(message.role, message.content) for message in prompt.messages] == [
         ("system", "s"),
         ("user", "a"),
         ("assistant", "b"),
@@ -145,6 +145,11 @@ async def test_a_field_of_the_body_outranks_its_namesake_in_options(world: World
     sampling = world.repository.text(TEXT).requests[-1].sampling
     assert (sampling.temperature, sampling.top_k, sampling.seed, sampling.stop) == (0.2, 8, None, ("y",))
     assert sampling.max_tokens == 4
+
+
+async def test_a_bias_of_tokens_reaches_the_model(world: World, client: httpx2.AsyncClient) -> None:
+    await client.post("/generate", json={**COMPLETION, "logit_bias": {"5": -100, "7": 0, "900": 2.5}})
+    assert world.repository.text(TEXT).requests[-1].sampling.logit_bias == ((5, -100.0), (900, 2.5))
 
 
 async def test_max_length_is_read_as_max_tokens(client: httpx2.AsyncClient) -> None:

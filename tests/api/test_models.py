@@ -90,7 +90,8 @@ async def test_a_loaded_model_is_loaded_already(world: World, client: httpx2.Asy
     assert (await client.post("/load-model")).json()["status"] == "loaded"
     answer = (await client.post("/load-model", json={"pin": True})).json()
     assert (answer["status"], answer["pinned"], answer["expires_at"]) == ("already_loaded", True, None)
-    assert (await client.post("/load-model")).json()["pinned"] is False
+    assert (await client.post("/load-model")).json()["pinned"] is True
+    assert (await client.post("/load-model?pin=false")).json()["pinned"] is False
     assert world.repository.count_loads(TEXT) == 1
 
 

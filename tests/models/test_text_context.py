@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from domain.errors import ContextLengthExceeded
-from domain.generation import FinishReason, GenerationRequest, PromptToken, TextChunk
+from domain.generation import WHOLE_PROMPT, FinishReason, GenerationRequest, PromptToken, TextChunk
 from domain.prompt import RawText
 from models.text.engine import TextEngine
 from models.text.prompt_scores import PromptScores
@@ -114,6 +114,18 @@ async def test_an_answer_goes_on_beyond_a_full_context(engine: TextEngine, direc
     again, _ = await collect(engine.generate(ask(20, RawText(left[:4] + left[4 + half :]))))
     assert text[32:52] == again
     await idle(engine)
+
+
+async def test_the_whole_prompt_can_be_kept(engine: TextEngine) -> None:
+    length = len(await engine.encode(LONG))
+    kept = {}
+    for keeping in (WHOLE_PROMPT, length, 4):
+        request = replace(ask(length + 30, LONG), num_ctx=2 * length, shift_keeping=keeping)
+        _, last = await collect(engine.generate(request))
+        assert last.finish is not None
+        kept[keeping] = last.finish.context
+    assert kept[WHOLE_PROMPT] == kept[length] != kept[4]
+    assert kept[WHOLE_PROMPT][:length] == await engine.encode(LONG)
 
 
 async def test_an_endless_answer_ends_after_ten_contexts(engine: TextEngine) -> None:

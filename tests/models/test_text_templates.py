@@ -98,6 +98,7 @@ def test_control_tokens_in_anything_that_a_caller_writes_are_only_text(mark: str
                 Message(Role.USER, text),
                 Message(Role.ASSISTANT, text, thinking=text, tool_calls=(call,)),
                 Message(Role.TOOL, text, tool_name=text),
+                Message(text, text),
             ),
             tools=(tool,),
             reasoning_effort=text,

@@ -112,6 +112,7 @@ def test_a_window_of_penalties_is_refused_with_a_penalty_only() -> None:
         (GenerationRequest(FillInMiddle("a", "b")), "suffix"),
         (GenerationRequest(Chat((USER,)), prompt_logprobs=1), "prompt_logprobs"),
         (GenerationRequest(Chat((USER,)), num_ctx=512), "num_ctx"),
+        (GenerationRequest(Chat((USER,)), shift_keeping=4), "shift"),
         (GenerationRequest(Chat((USER,), add_generation_prompt=False)), "add_generation_prompt"),
         (
             GenerationRequest(Chat((Message(Role.ASSISTANT, "a"),), continue_final_message=True)),

@@ -15,7 +15,8 @@ from domain.errors import (
 )
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import EmbeddingScript, FakeModelRepository, embedding_spec
+from tests.fakes.models import EmbeddingScript, FakeModelRepository, embedding_spec, speech_spec
+from tests.fakes.text_model import DIMENSIONS
 from tests.fakes.virtual_time import settle, virtual_time
 
 CANCELLED = WorkCancelled("vector:small", "r-1")
@@ -23,8 +24,8 @@ CANCELLED = WorkCancelled("vector:small", "r-1")
 
 @pytest.fixture
 def repository(repository: FakeModelRepository) -> FakeModelRepository:
-    """The usual models, and one that embeds."""
-    repository.specs.append(embedding_spec())
+    """The usual models, one that embeds, and one that hears."""
+    repository.specs += [embedding_spec(), speech_spec("ear")]
     return repository
 
 
@@ -122,13 +123,22 @@ async def test_an_unload_by_force_ends_the_work(
 
 
 @virtual_time
+async def test_a_text_model_embeds_too(embed: EmbedTexts, pool: ModelPool, events: RecordedEvents) -> None:
+    answer = await embed.embed("a", ["one two", "three"], request_id="r-1")
+    assert (len(answer.embeddings.vectors), answer.dimensions) == (2, DIMENSIONS)
+    assert answer.embeddings.token_counts == (2, 1)
+    assert work_events(events) == [TextsEmbedded(answer.model.id, "r-1", 2, 3, 0.0)]
+    assert in_flight(pool) == 0
+
+
+@virtual_time
 async def test_failures_pass_through_and_end_the_lease(
     embed: EmbedTexts, pool: ModelPool, script: EmbeddingScript, events: RecordedEvents
 ) -> None:
     with pytest.raises(ModelNotFound):
         await embed.embed("nobody", ["one"])
     with pytest.raises(UnsupportedCapability):
-        await embed.embed("a", ["one"])
+        await embed.embed("ear", ["one"])
     with pytest.raises(ContextLengthExceeded):
         await embed.embed("vector", ["one " * 300], truncate=False)
     script.error = GenerationFailed("no such tensor")

@@ -44,6 +44,7 @@ async def test_every_part_of_a_message_reaches_the_model(world: World, client: h
             {"role": "user", "content": "weather?"},
             {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]},
             {"role": "tool", "content": "11 degrees", "tool_name": "weather", "tool_call_id": "call_1"},
+            {"role": "Wizard", "content": "abracadabra"},
             {"role": "assistant"},
         ],
     )
@@ -52,6 +53,7 @@ async def test_every_part_of_a_message_reaches_the_model(world: World, client: h
         Message(Role.USER, "weather?"),
         Message(Role.ASSISTANT, "", thinking="hm", tool_calls=(ToolCall("call_1", "weather", '{"city":"Lisbon"}'),)),
         Message(Role.TOOL, "11 degrees", tool_call_id="call_1", tool_name="weather"),
+        Message("Wizard", "abracadabra"),
         Message(Role.ASSISTANT, ""),
     )
 
@@ -114,7 +116,8 @@ async def test_tools_need_a_model_that_knows_them(client: httpx2.AsyncClient) ->
         {"tools": [TOOL], "tool_choice": "sometimes"},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
         {"tool_choice": "required"},
-        {"messages": [{"role": "wizard", "content": "a"}]},
+        {"messages": [{"role": "", "content": "a"}]},
+        {"messages": [{"role": 5, "content": "a"}]},
         {"messages": [{"role": "user", "content": ["a"]}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]},
         {"messages": USER * 1025},

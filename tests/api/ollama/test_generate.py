@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from domain.constraint import JsonSchema
-from domain.generation import GenerationRequest
+from domain.generation import WHOLE_PROMPT, GenerationRequest
 from domain.model import WeightFormat
 from domain.preset import Preset
 from domain.prompt import Chat, Continuation, FillInMiddle, Message, RawText, Role
@@ -228,6 +228,9 @@ async def test_options_are_taken_over_with_ollamas_defaults(world: World, client
     assert (sampling.typical_p, sampling.repetition_penalty, sampling.repeat_last_n) == (0.5, 1.2, -1)
     assert (sampling.max_tokens, sampling.seed, sampling.stop) == (5, 7, ("END",))
     assert (request.num_ctx, request.shift_keeping) == (100, None)
+    for below_nothing in (-1, -7):
+        request = await asked(world, client, prompt="a", options={"num_keep": below_nothing})
+        assert request.shift_keeping == WHOLE_PROMPT
 
 
 async def test_a_server_that_knows_only_standard_fields_is_not_asked_for_a_default(
@@ -236,6 +239,8 @@ async def test_a_server_that_knows_only_standard_fields_is_not_asked_for_a_defau
     install(world, replace(spec(SKILLED), format=WeightFormat.REMOTE))
     assert (await asked(world, client, model=SKILLED, prompt="a")).sampling.top_k == 0
     assert (await asked(world, client, model=SKILLED, prompt="a", options={"top_k": 7})).sampling.top_k == 7
+    assert (await asked(world, client, model=SKILLED, prompt="a")).shift_keeping is None
+    assert (await asked(world, client, model=SKILLED, prompt="a", shift=True)).shift_keeping == 4
 
 
 async def test_no_new_tokens_are_none(client: httpx2.AsyncClient) -> None:

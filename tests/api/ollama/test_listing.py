@@ -8,10 +8,10 @@ import pytest
 
 from domain.errors import ModelLoadFailed, ModelNotFound
 from domain.library import ModelDetails
-from domain.model import Task
+from domain.model import Task, WeightFormat
 from domain.preset import Preset
 from domain.prompt import Message, Role
-from tests.api.ollama.asking import PRESET, install, moment, refused, spec, whole
+from tests.api.ollama.asking import PRESET, SKILLED, install, moment, refused, spec, whole
 from tests.api.world import EMBEDDING, SPEECH, TEXT, World
 
 
@@ -139,9 +139,12 @@ async def test_show_tells_what_a_model_is(world: World, client: httpx2.AsyncClie
 async def test_a_model_of_another_server_is_shown_as_far_as_it_is_known(
     world: World, client: httpx2.AsyncClient, log: list[Any]
 ) -> None:
-    world.library.details_failures[TEXT] = ModelNotFound(TEXT)
-    info = whole(await client.post("/api/show", json={"model": TEXT}))["model_info"]
-    assert (info["general.architecture"], info["tiny.context_length"]) == ("tiny", 4096)
+    install(world, replace(spec(SKILLED), format=WeightFormat.REMOTE))
+    world.library.details_failures[SKILLED] = ModelNotFound(SKILLED)
+    for verbose in (False, True):
+        answer = whole(await client.post("/api/show", json={"model": SKILLED, "verbose": verbose}))
+        info = answer["model_info"]
+        assert (info["general.architecture"], info["tiny.context_length"]) == ("tiny", 4096)
     assert not [entry for entry in log if entry["log_level"] == "warning"]
 
 

@@ -36,6 +36,15 @@ async def test_the_oldest_tokens_go_but_the_first_ones(world: World, client: htt
     assert answer["prompt_eval_count"] == 9
 
 
+async def test_the_whole_prompt_is_kept_as_far_as_it_fits(world: World, client: httpx2.AsyncClient) -> None:
+    body = {"model": TEXT, "prompt": LONG, "options": {"num_ctx": 10, "num_keep": -1}, "stream": False}
+    assert (await client.post("/api/generate", json=body)).headers["x-truncated"] == "true"
+    ids = [token_id(WORDS[0]), *(token_id(f" {word}") for word in WORDS[1:])]
+    prompt = last_request(world).prompt
+    assert isinstance(prompt, TokenIds)
+    assert prompt.ids == (*ids[:8], ids[-1])
+
+
 async def test_whole_oldest_messages_go_but_no_system_message_and_not_the_last(
     world: World, client: httpx2.AsyncClient
 ) -> None:
