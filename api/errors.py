@@ -87,12 +87,6 @@ class RequestNotFound(TransportFailure):
     code = "request_not_found"
 
 
-class RequestNotFound(TransportFailure):
-    """No request of that id waits for a model or has one."""
-
-    code = "request_not_found"
-
-
 class MethodNotAllowed(TransportFailure):
     """This route does not know that method."""
 
@@ -224,7 +218,6 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     RequestTimeout: _same(408),
     UnsupportedMediaType: _same(415),
     RouteNotFound: _same(404),
-    RequestNotFound: _same(404),
     RequestNotFound: _same(404),
     MethodNotAllowed: _same(405),
     HostNotAllowed: _same(403),
