@@ -7,7 +7,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import replace
 
 from domain.errors import ContextLengthExceeded, InvalidRequest
-from domain.generation import GenerationRequest, SamplingParams
+from domain.generation import WHOLE_PROMPT, GenerationRequest, SamplingParams
 from domain.prompt import Chat, Continuation, FillInMiddle, Prompt, RawText, TokenIds
 from models.text.answer import Answer, Stream
 from models.text.grammar import Grammars
@@ -113,7 +113,7 @@ class Intake:
             priority=request.priority,
             min_new_tokens=min_new_tokens,
             context=context,
-            keeping=request.shift_keeping,
+            keeping=len(ids) if request.shift_keeping == WHOLE_PROMPT else request.shift_keeping,
             scores=scores,
         )
 

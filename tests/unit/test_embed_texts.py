@@ -15,7 +15,7 @@ from domain.errors import (
 )
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import EmbeddingScript, FakeModelRepository, embedding_spec, speech_spec
+from tests.fakes.models import EmbeddingScript, FakeModelRepository, embedding_spec
 from tests.fakes.text_model import DIMENSIONS
 from tests.fakes.virtual_time import settle, virtual_time
 
@@ -24,8 +24,8 @@ CANCELLED = WorkCancelled("vector:small", "r-1")
 
 @pytest.fixture
 def repository(repository: FakeModelRepository) -> FakeModelRepository:
-    """The usual models, one that embeds, and one that hears."""
-    repository.specs += [embedding_spec(), speech_spec("ear")]
+    """The usual models, and one that embeds."""
+    repository.specs.append(embedding_spec())
     return repository
 
 
