@@ -92,6 +92,7 @@ def build(settings: Settings) -> Application:
     transcribe = TranscribeAudio(pool, clock, publish)
     embed = EmbedTexts(pool, clock, publish)
     library = StoredLibrary(store)
+    fetcher = _fetcher(settings)
     probe = MachineProbe(version("ingle"), threads, store.free_bytes)
     services = Services(
         pool=pool,
@@ -103,6 +104,7 @@ def build(settings: Settings) -> Application:
         manage=ManageModels(pool, library, publish),
         tokenizers=StoredTokenizers(store),
         probe=probe,
+        fetcher=fetcher,
         clock=clock,
         uploads_dir=settings.data_dir / "uploads",
         version=version("ingle"),
@@ -111,6 +113,7 @@ def build(settings: Settings) -> Application:
             body_bytes=int(settings.max_body_mb * MIB),
             upload_bytes=int(settings.max_upload_mb * MIB),
             generation_seconds=settings.max_generation_time,
+            queue=settings.max_queue,
             new_tokens=settings.max_new_tokens,
             transcription_seconds=settings.transcribe_timeout,
         ),
@@ -135,7 +138,7 @@ def build(settings: Settings) -> Application:
         settings=_public(settings),
     )
     return Application(
-        store, pool, generate, transcribe, embed, probe, services, repository, library, external, _fetcher(settings)
+        store, pool, generate, transcribe, embed, probe, services, repository, library, external, fetcher
     )
 
 
