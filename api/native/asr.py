@@ -13,7 +13,8 @@ from api.answers import json_answer
 from api.native.transcribe import takes_recordings
 from api.native.transcribing import TranscribeCall, check_not_empty
 from api.services import Services
-from api.speech_options import TranscribeOptions, options_of
+from api.speech_fields import options_of
+from api.speech_options import TranscribeOptions
 from api.transcripts import rendered, segment_body, text_answer, verbose_segment_body
 from api.uploads import UploadFolder, received_files
 from domain.errors import UnsupportedParameter

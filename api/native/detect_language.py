@@ -12,7 +12,8 @@ from api.native.transcribing import check_not_empty
 from api.request_ids import request_id_of
 from api.sampling import keep_alive_of
 from api.services import Services
-from api.speech_options import DetectOptions, options_of
+from api.speech_fields import options_of
+from api.speech_options import DetectOptions
 from api.streaming import unless_client_leaves
 from api.transcripts import english_name
 from api.uploads import UploadFolder, received_files

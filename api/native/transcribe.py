@@ -14,7 +14,8 @@ from api.docs_page import schema_of
 from api.native.transcribing import TranscribeCall, check_not_empty
 from api.not_offered import refuse_background
 from api.services import Services
-from api.speech_options import TranscribeOptions, options_of
+from api.speech_fields import options_of
+from api.speech_options import TranscribeOptions
 from api.uploads import UploadFolder, received_files
 
 FILE_FIELDS = ("file", "audio_file", "audio")

@@ -18,7 +18,8 @@ from api.native.transcribing import TranscribeCall, check_not_empty
 from api.not_offered import refuse_background
 from api.request_ids import request_id_of
 from api.services import Services
-from api.speech_options import TranscribeOptions, options_of
+from api.speech_fields import options_of
+from api.speech_options import TranscribeOptions
 from api.streaming import unless_client_leaves
 from api.transcripts import content_of, json_body
 from api.uploads import Upload, UploadFolder, received_files
@@ -92,7 +93,7 @@ async def _outcome(call: TranscribeCall, file: Upload, request_id: str) -> Entry
         log_failure(error, request_id)
         return public(error)
     content = await content_of(transcript, call.options, call.name, request_id)
-    entry = {"filename": file.name}
+    entry: Entry = {"filename": file.name}
     if isinstance(content, str):
         entry |= json_body(transcript, call.options, call.name, request_id)
         entry |= {"rendered": {"format": call.options.response_format, "content": content}}

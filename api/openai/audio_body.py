@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 from api.bodies import parse_json
 from api.errors import InvalidJson, UnsupportedValue
 from api.openai.reading import wrong
-from api.speech_options import TranscribeOptions, options_of, texts
+from api.speech_fields import options_of
+from api.speech_options import TranscribeOptions, texts
 from domain.errors import UnsupportedParameter
 from domain.transcription import SpeechTask
 

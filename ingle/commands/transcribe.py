@@ -133,7 +133,8 @@ async def write_down(
 
     `options` are those of `/transcribe`, so that both ways give the same.
     """
-    from api.speech_options import TranscribeOptions, options_of
+    from api.speech_fields import options_of
+    from api.speech_options import TranscribeOptions
     from api.transcripts import content_of
 
     wanted = options_of(TranscribeOptions, query=[*options.items()])

@@ -181,10 +181,11 @@ async def test_a_parameter_that_makes_no_sense_is_422_by_name(
     world: World, client: httpx2.AsyncClient, fields: dict[str, Any], code: str
 ) -> None:
     world.fetcher.pages[URL] = SOUND
-    for path, arguments in (
+    ways: list[tuple[str, dict[str, Any]]] = [
         ("/transcribe", {"files": upload(), "data": repeated(fields)}),
         ("/transcribe/url", {"json": {"url": URL, **fields}}),
-    ):
+    ]
+    for path, arguments in ways:
         response = await client.post(path, **arguments)
         assert (response.status_code, response.json()["code"]) == (422, code), response.text
         assert next(iter(fields)) in str(response.json()["errors"])
