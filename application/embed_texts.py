@@ -50,7 +50,7 @@ class EmbedTexts:
         """
         check_inputs(texts, dimensions)
         asked_at = self._clock.monotonic()
-        async with self._lend(model_name, keep_alive) as model:
+        async with self._lend(model_name, keep_alive, request_id) as model:
             began_at = self._clock.monotonic()
             try:
                 embeddings = await model.embed(texts, truncate=truncate, dimensions=dimensions, normalize=normalize)
@@ -58,10 +58,13 @@ class EmbedTexts:
                 self._publish(WorkCancelled(model.info.id, request_id))
                 raise
             seconds = self._clock.monotonic() - began_at
+            self._pool.requests.finished(request_id, began_at - asked_at)
             self._publish(TextsEmbedded(model.info.id, request_id, len(texts), embeddings.total_tokens, seconds))
             return EmbeddedTexts(model.info, embeddings, model.dimensions, began_at - asked_at, seconds)
 
-    def _lend(self, model_name: str, keep_alive: float | None) -> AbstractAsyncContextManager[EmbeddingModel]:
+    def _lend(
+        self, model_name: str, keep_alive: float | None, request_id: str
+    ) -> AbstractAsyncContextManager[EmbeddingModel]:
         if self._pool.repository.find(model_name).task is Task.TEXT:
-            return self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive)
-        return self._pool.lend(model_name, Task.EMBEDDING, keep_alive=keep_alive)
+            return self._pool.lend(model_name, Task.TEXT, keep_alive=keep_alive, request_id=request_id)
+        return self._pool.lend(model_name, Task.EMBEDDING, keep_alive=keep_alive, request_id=request_id)
