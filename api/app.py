@@ -13,6 +13,7 @@ from api.body_guard import BodyGuard
 from api.cancelling import Cancellable, Cancellations
 from api.failures import Failures, on_http_exception
 from api.guards import AllowedOrigins, Cors, HostGuard, OriginGuard
+from api.jobs import routes as job_routes
 from api.native import (
     asr,
     detect_language,
@@ -82,6 +83,7 @@ def create_app(services: Services) -> FastAPI:
         queue.routes(services, cancellations),
         openai_routes.routes(services, folder),
         ollama_routes.routes(services),
+        *([job_routes.routes(services.jobs, services.limits)] if services.jobs else ()),
         not_offered.routes(),
     ):
         app.include_router(router)
@@ -94,14 +96,16 @@ def _layers(services: Services, cancellations: Cancellations) -> list[Middleware
     """Outermost first. What is inside Failures may raise; what is outside sees every response."""
     limits, exposure = services.limits, services.exposure
     origins = AllowedOrigins(exposure.origins)
-    upload_limit = limits.upload_bytes + FRAME_BYTES
+    larger = dict.fromkeys(UPLOAD_PATHS, limits.upload_bytes + FRAME_BYTES)
+    if services.jobs is not None:
+        larger |= job_routes.body_limits(services.jobs)
     layers = [
         Middleware(RequestIds, server=f"{services.name}/{services.version}"),
         Middleware(Cors, origins=origins),
         Middleware(ProcessingTime),
         Middleware(Failures),
         Middleware(Cancellable, cancellations=cancellations),
-        Middleware(BodyGuard, limit=limits.body_bytes, limits=dict.fromkeys(UPLOAD_PATHS, upload_limit)),
+        Middleware(BodyGuard, limit=limits.body_bytes, limits=larger),
     ]
     if exposure.guard_hosts:
         layers.append(Middleware(HostGuard, allowed_hosts=exposure.allowed_hosts))

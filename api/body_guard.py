@@ -18,7 +18,7 @@ class BodyGuard:
         self._app = app
         self._limit = limit
         self._limits = {path: most for path, most in limits.items() if "{id}" not in path}
-        self._patterns = [(*path.split("{id}"), most) for path, most in limits.items() if "{id}" in path]
+        self._patterns = {path.partition("{id}")[::2]: most for path, most in limits.items() if "{id}" in path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request; PayloadTooLarge ends it as soon as its body is over the limit."""
@@ -48,5 +48,6 @@ class BodyGuard:
     def _limit_of(self, path: str) -> int:
         if path in self._limits:
             return self._limits[path]
-        matching = (most for head, tail, most in self._patterns if path.startswith(head) and path.endswith(tail))
+        parts = self._patterns.items()
+        matching = (most for (head, tail), most in parts if path.startswith(head) and path.endswith(tail))
         return next(matching, self._limit)

@@ -26,28 +26,7 @@ _FILES = {
 }
 
 _JOBS = {
-    "/jobs": ("GET", "POST"),
-    "/jobs/batch": ("POST",),
-    "/jobs/claim": ("POST",),
-    "/jobs/retry": ("POST",),
-    "/jobs/cancel": ("POST",),
-    "/jobs/{id}": ("GET", "DELETE"),
-    "/jobs/{id}/complete": ("POST",),
-    "/jobs/{id}/fail": ("POST",),
-    "/jobs/{id}/retry": ("POST",),
-    "/jobs/{id}/heartbeat": ("POST",),
     "/jobs/{id}/audio": ("GET",),
-    "/jobs/{id}/release": ("POST",),
-    "/jobs/{id}/cancel": ("POST",),
-    "/jobs/{id}/events": ("GET",),
-    "/stats": ("GET",),
-    "/workers": ("GET",),
-    "/queues": ("GET",),
-    "/queues/{model_profile}": ("PATCH",),
-    "/owners": ("GET",),
-    "/owners/{owner_service}": ("PATCH",),
-    "/webhooks/deliveries": ("GET",),
-    "/webhooks/deliveries/{id}/redeliver": ("POST",),
 }
 
 _OLLAMA = {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from api.job_services import JobServices
 from application.answer_query import AnswerQuery
 from application.embed_texts import EmbedTexts
 from application.generate_text import GenerateText
@@ -68,7 +69,7 @@ class Services:
     `uploads_dir` must be this process's own. `started_at` is on the clock's monotonic scale. `aliases` maps the
     names that models have beside their own to what they mean. `heartbeats` (/healthz) and `readiness` (/readyz)
     map a name to a check that is cheap, does not block, and answers whether that part works. `settings` is shown
-    to clients as it stands: no secret and no path may be in it.
+    to clients as it stands: no secret and no path may be in it. Without `jobs` nothing of them is served.
     """
 
     pool: ModelPool
@@ -94,6 +95,7 @@ class Services:
     max_workers: int = 8
     max_processes: int = 2
     providers: ProviderWatch | None = None
+    jobs: JobServices | None = None
     heartbeats: Mapping[str, Check] = field(default_factory=dict)
     readiness: Mapping[str, Check] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)

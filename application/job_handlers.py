@@ -34,6 +34,7 @@ class JobHandler(Protocol):
 CODES: Mapping[type[IngleError], str] = {
     errors.InvalidRequest: "bad_input",
     errors.UnsupportedCapability: "unsupported_task",
+    errors.NotOffered: "unsupported_task",
     errors.ContextLengthExceeded: "context_length",
     errors.UrlNotAllowed: "bad_input",
     errors.DownloadTooLarge: "bad_audio",

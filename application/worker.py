@@ -7,33 +7,24 @@ work and reports nothing. A database that is away for a while stops nothing; the
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any, Protocol
 
 import structlog
 
-from application.job_handlers import JobDone, JobHandler, failure_of
+from application.held_job import HeldJob, ReportPauses, Why
+from application.job_handlers import JobHandler
 from application.job_ports import JobRules, WakeUp, WorkerRecord, WorkerRegister
 from domain.errors import IngleError
 from domain.job import Job
-from domain.job_repository import (
-    Claim,
-    Complete,
-    Extension,
-    Fail,
-    Heartbeat,
-    JobRepository,
-    Reap,
-    Release,
-    Settlement,
-)
+from domain.job_repository import Claim, Complete, Extension, Fail, JobRepository, Reap, Release, Settlement
 
 _FIRST_POLL = 0.2
 _BEAT_SECONDS = 1.0
 _SEEN_SECONDS = 10.0
-_SETTLE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+_TOLD_TO_STOP = "the worker was told to stop"
 
 _log = structlog.get_logger("ingle.worker")
 
@@ -62,38 +53,6 @@ class WorkerOptions:
     limit: int = 4
     poll_seconds: float = 2.0
     beat_seconds: float = _BEAT_SECONDS
-
-
-class _Why(Enum):
-    """Why work is stopped before it is done."""
-
-    CANCELLED = auto()
-    TIMEOUT = auto()
-    LOST = auto()
-    STOPPING = auto()
-
-
-@dataclass(eq=False, slots=True)
-class _Held:
-    """A job that this worker holds."""
-
-    job: Job
-    token: str
-    work: "asyncio.Task[JobDone] | None" = None
-    why: _Why | None = None
-    reason: str | None = None
-    progress: Mapping[str, Any] | None = None
-    settling: bool = False
-
-    def tell(self, progress: Mapping[str, Any]) -> None:
-        """Keep how far it has come."""
-        self.progress = progress
-
-    def stop(self, why: _Why, reason: str | None = None) -> None:
-        """End the work; the first reason counts."""
-        if self.why is None and self.work is not None and not self.work.done():
-            self.why, self.reason = why, reason
-            self.work.cancel()
 
 
 @dataclass(slots=True)
@@ -135,7 +94,7 @@ class Worker:
         self._profiles = profiles
         self._digest = digest
         self._options = options
-        self._held: dict[asyncio.Task[None], _Held] = {}
+        self._held: dict[asyncio.Task[None], HeldJob] = {}
         self._hint = asyncio.Event()
         self._stopping = False
 
@@ -157,6 +116,8 @@ class Worker:
                 await asyncio.wait(self._held)
         finally:
             forget()
+            for held in self._held.values():
+                held.stop(Why.STOPPING, _TOLD_TO_STOP)
             beating.cancel()
             await asyncio.gather(beating, *self._held, return_exceptions=True)
             with contextlib.suppress(IngleError):
@@ -173,7 +134,7 @@ class Worker:
         if self._held:
             await asyncio.wait(self._held, timeout=seconds)
         for held in self._held.values():
-            held.stop(_Why.STOPPING, "the worker was told to stop")
+            held.stop(Why.STOPPING, _TOLD_TO_STOP)
         if self._held:
             await asyncio.wait(self._held)
 
@@ -216,12 +177,21 @@ class Worker:
         except IngleError as error:
             _log.warning("no jobs can be claimed", code=error.code, reason=str(error))
             return False
+        if self._stopping:
+            await self._give_back(taken)
+            return False
         for job in taken:
-            held = _Held(job, job.lease_token or "")
+            held = HeldJob(job, self._handlers[job.task_type])
             task = asyncio.create_task(self._run(held), name=f"job {job.id}")
             self._held[task] = held
             task.add_done_callback(self._let_go)
         return bool(taken)
+
+    async def _give_back(self, taken: Sequence[Job]) -> None:
+        """The worker was stopped while it claimed these."""
+        for job in taken:
+            with contextlib.suppress(IngleError):
+                await self._jobs.settle(Settlement(job.id, Release(reason=_TOLD_TO_STOP), job.lease_token))
 
     def _let_go(self, task: "asyncio.Task[None]") -> None:
         del self._held[task]
@@ -231,49 +201,18 @@ class Worker:
 
     # -- running --------------------------------------------------------------------------------------
 
-    async def _run(self, held: _Held) -> None:
-        job = held.job
-        held.work = asyncio.ensure_future(self._handlers[job.task_type](job, held.tell))
-        try:
-            await asyncio.wait({held.work}, timeout=job.timeout_ms / 1000)
-            held.stop(_Why.TIMEOUT)
-            await asyncio.wait({held.work})
-        finally:
-            held.work.cancel()
-        report = self._report(held, held.work)
+    async def _run(self, held: HeldJob) -> None:
+        await held.end()
+        report = held.report(self._digest)
         if report is not None:
             held.settling = True
             await self._settle(held, report)
 
-    def _report(self, held: _Held, work: "asyncio.Task[JobDone]") -> Complete | Fail | Release | None:
-        """What is to be written of ended work; None where the job is somebody else's."""
-        if held.why is _Why.LOST:
-            return None
-        if not work.cancelled():
-            error = work.exception()
-            if error is None:
-                done = work.result()
-                # A result wins over a cancel that was only asked for.
-                return Complete(done.result, self._digest(done.result), done.usage)
-            if not isinstance(error, Exception):
-                raise error
-            if not isinstance(error, IngleError):
-                _log.error("unhandled error", job=held.job.id, task_type=held.job.task_type, exc_info=error)
-            if held.why is None:
-                return failure_of(error)
-        match held.why:
-            case _Why.CANCELLED:
-                return Fail("cancelled", held.reason)
-            case _Why.TIMEOUT:
-                return Fail("timeout", f"the attempt took longer than {held.job.timeout_ms / 1000:g} s")
-            case _:
-                return Release(reason=held.reason)
-
-    async def _settle(self, held: _Held, report: Complete | Fail | Release) -> None:
+    async def _settle(self, held: HeldJob, report: Complete | Fail | Release) -> None:
         """Write the report, however long the database is away; whoever has lost the job leaves it."""
         job = held.job
         settlement = Settlement(job.id, report, held.token, job.attempt)
-        for pause in _pauses():
+        for pause in ReportPauses():
             try:
                 settled = await self._jobs.settle(settlement)
             except IngleError as error:
@@ -285,9 +224,9 @@ class Worker:
             _log.info("job settled", job=job.id, task_type=job.task_type, status=str(settled.job.status))
             return
 
-    def _hopeless(self, held: _Held) -> bool:
+    def _hopeless(self, held: HeldJob) -> bool:
         """Whether a report that cannot be written is not worth waiting for: the lease heals it."""
-        return held.why in (_Why.LOST, _Why.STOPPING)
+        return held.why in (Why.LOST, Why.STOPPING)
 
     # -- the heartbeat --------------------------------------------------------------------------------
 
@@ -304,12 +243,11 @@ class Worker:
 
     async def _beat(self) -> None:
         """Prolong every lease in one statement; stop what was lost, cancelled or took too long."""
-        held = [one for one in self._held.values() if one.why is not _Why.LOST]
+        held = [one for one in self._held.values() if one.why is not Why.LOST]
         if not held:
             return
-        beats = [Heartbeat(one.job.id, one.token, one.job.attempt, one.progress) for one in held]
         try:
-            answers = await self._jobs.extend(beats)
+            answers = await self._jobs.extend([one.beat for one in held])
         except IngleError as error:
             # The work goes on: nobody else can have the job while the database is away.
             _log.warning("no heartbeat", code=error.code, reason=str(error))
@@ -318,20 +256,13 @@ class Worker:
             if not isinstance(answer, Extension):
                 # A report may have been written since.
                 if not one.settling:
-                    one.stop(_Why.LOST)
+                    one.stop(Why.LOST)
             elif answer.cancel_reason == "timeout":
-                one.stop(_Why.TIMEOUT)
+                one.stop(Why.TIMEOUT)
             elif answer.cancel_requested:
-                one.stop(_Why.CANCELLED, answer.cancel_reason)
+                one.stop(Why.CANCELLED, answer.cancel_reason)
 
     def _record(self) -> WorkerRecord:
         mine = self._options
         profiles = tuple(sorted({held.job.model_profile for held in self._held.values()}))
         return WorkerRecord(mine.worker_id, mine.name, mine.kind, mine.host, mine.pid, profiles)
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between tries, for ever."""
-    yield from _SETTLE_PAUSES
-    while True:
-        yield _SETTLE_PAUSES[-1]

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import structlog
 import uvicorn
@@ -20,6 +21,7 @@ from api.protocol import ConnectionLimits, limited_protocol
 from application.model_pool import ModelPool
 from domain.errors import IngleError
 from ingle.bootstrap import Application, build
+from ingle.job_application import JobApplication, job_application, with_jobs
 from ingle.settings import Settings
 
 LAST_WORDS = 5
@@ -34,7 +36,10 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
     """Serve on `listener` until SIGTERM or SIGINT, then drain and close; False if the server could not start."""
     application = build(settings)
     _settle(application, settings)
-    services = application.services
+    jobs = job_application(settings, application.services)
+    stopping = asyncio.Event()
+    services = with_jobs(application.services, jobs)
+    services = replace(services, readiness={**services.readiness, "serving": lambda: not stopping.is_set()})
     config = uvicorn.Config(
         create_app(services),
         http=limited_protocol(ConnectionLimits(), f"{services.name}/{services.version}"),
@@ -45,18 +50,26 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain) + LAST_WORDS,
     )
-    server = _Server(config)
+    server = _Server(config, stopping, settings.lame_duck)
     beside = [
         asyncio.create_task(_preload(application.pool, _preloaded(application, settings)), name="preload"),
-        asyncio.create_task(_end_what_drags_on(server.stopping, settings.drain, application.pool), name="drain"),
+        asyncio.create_task(_end_what_drags_on(server.leaving, settings.drain, application.pool), name="drain"),
     ]
+    working = asyncio.create_task(_work(jobs, server), name="jobs")
+    draining = asyncio.create_task(_drain_jobs(server.leaving, jobs, settings.drain), name="drain jobs")
     try:
         await server.serve(sockets=[listener])
     finally:
+        server.leaving.set()
+        # Jobs end, or are given back, while their models and their database are still there.
+        await asyncio.gather(draining, return_exceptions=True)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await application.close()
+        await jobs.close()
         _log.info("stopped")
     return server.started
 
@@ -83,9 +96,11 @@ def _preloaded(application: Application, settings: Settings) -> Sequence[str]:
 class _Server(uvicorn.Server):
     """Uvicorn that leaves signals to us: its own handling would kill the process before the models are closed."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, lame_duck: float) -> None:
         super().__init__(config)
-        self.stopping = asyncio.Event()
+        self._lame_duck = lame_duck
+        self.stopping = stopping
+        self.leaving = asyncio.Event()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
     @contextlib.contextmanager
@@ -106,6 +121,13 @@ class _Server(uvicorn.Server):
             os._exit(1)
         _log.info("stopping when the work in flight is done", signal=number.name)
         self.stopping.set()
+        # Until whoever routes requests to us has seen that we are not ready, they are still served.
+        asyncio.get_running_loop().call_later(self._lame_duck, self.leave)
+
+    def leave(self) -> None:
+        """Take no more requests, and end when those in flight have."""
+        self.stopping.set()
+        self.leaving.set()
         self.should_exit = True
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
@@ -136,6 +158,20 @@ async def _end_what_drags_on(stopping: asyncio.Event, drain: float, pool: ModelP
     await asyncio.sleep(drain)
     _log.warning("ending the work that is still in flight", drain_seconds=drain)
     await asyncio.shield(pool.close())  # cancelling it would cancel the unloads, which the end waits for
+
+
+async def _work(jobs: JobApplication, server: "_Server") -> None:
+    """Run jobs; a database that this version must not touch ends the server."""
+    try:
+        await jobs.run()
+    except IngleError as error:
+        _log.error("the database of jobs cannot be used", code=error.code, reason=str(error))
+        server.leave()
+
+
+async def _drain_jobs(leaving: asyncio.Event, jobs: JobApplication, drain: float) -> None:
+    await leaving.wait()
+    await jobs.stop(drain)
 
 
 async def _preload(pool: ModelPool, names: Sequence[str]) -> None:

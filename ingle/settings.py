@@ -25,6 +25,7 @@ from ingle.settings_providers import ProviderSettings
 from ingle.settings_speech import SpeechSettings
 from ingle.settings_text import TextSettings
 from ingle.settings_types import DAY, Names, Seconds, is_number, split
+from ingle.settings_worker import WorkerSettings
 
 __all__ = ["Duration", "From", "Settings", "Shown"]
 
@@ -106,6 +107,7 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
 
 
 class Settings(
+    WorkerSettings,
     JobSettings,
     MemorySettings,
     SpeechSettings,

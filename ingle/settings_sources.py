@@ -22,6 +22,9 @@ DOTENV_FILE = ".env"
 NOT_SETTINGS = frozenset({CONFIG, "INGLE_TEST_REQUIRE", "INGLE_TEST_EXAMPLES"})
 
 
+_SECRET_ENDINGS = ("_secret", "_token", "_key", "database_url")
+
+
 def masked(value: object) -> object:
     """`value` without the user and password that an address in it may hold."""
     return re.sub(r"//[^/@\s]+@", "//***@", value) if isinstance(value, str) else value
@@ -145,7 +148,9 @@ def _problems(error: ValidationError, origins: Mapping[str, str]) -> Sequence[st
         origin = origins.get(setting, "constructor")
         where = name if origin == name else f"{name} (from {origin})"
         reason = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {reason}; given: {masked(problem['input'])!r:.80}")
+        # What is wrong may be just where a secret begins, so no mask would be sure to find it.
+        given = "" if setting.endswith(_SECRET_ENDINGS) else f"; given: {masked(problem['input'])!r:.80}"
+        problems.append(f"{where}: {reason}{given}")
     return problems
 
 

@@ -37,9 +37,15 @@ def routes(services: Services) -> APIRouter:
 
     @router.get("/readyz", summary="Whether the server takes work")
     async def readyz() -> Response:
-        if failed := _failing({**services.heartbeats, **services.readiness}):
-            return json_answer({"status": "not_ready", "failed": failed}, 503, _retry_if(True))
-        return json_answer({"status": "ready"})
+        failed = _failing({**services.heartbeats, **services.readiness})
+        checks = await services.jobs.health.check() if services.jobs else {}
+        broken = sorted(name for name, state in checks.items() if state != "ok")
+        content: dict[str, Any] = {"checks": checks} if checks else {}
+        if failed or broken:
+            # Clients of the job API look for the word "unavailable".
+            status = "unavailable" if broken else "not_ready"
+            return json_answer({"status": status, "failed": [*failed, *broken], **content}, 503, _retry_if(True))
+        return json_answer({"status": "ready", **content})
 
     @router.get("/system-info", summary="The machine, the libraries and the settings")
     async def system_info() -> Response:

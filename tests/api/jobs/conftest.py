@@ -25,7 +25,7 @@ from tests.fakes.webhooks import FakeReceiver
 
 BODY = {"owner_service": "telephony", "task_type": "llm_chat", "model_profile": TEXT, "input": {"user": "hi"}}
 KEY = b"0123456789abcdef"
-Post = Callable[..., Awaitable[httpx2.Response]]
+Advance = Callable[[int], Awaitable[None]]
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Office:
     world: World
     receiver: FakeReceiver
     kept: Kept
-    advance: Callable[[int], Awaitable[None]]
+    advance: Advance
 
     async def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
         """POST to a path of the job API; header names are written with underscores."""
@@ -95,14 +95,15 @@ def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver) -> JobService
 async def office(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[Office]:
     receiver = FakeReceiver()
     async with sqlite_jobs(tmp_path) as kept:
-        services, advance = job_services(kept, world.services.clock, receiver), kept.advance
+        services = job_services(kept, world.services.clock, receiver)
+        advance: Advance = kept.advance
         if request.param == "memory":
             services, advance = in_memory(services)
         async with in_process(world.app(jobs=services)) as client:
             yield Office(client, services, world, receiver, kept, advance)
 
 
-def in_memory(services: JobServices) -> tuple[JobServices, Callable[[int], Awaitable[None]]]:
+def in_memory(services: JobServices) -> tuple[JobServices, Advance]:
     """The same with jobs in memory; workers, deliveries and statistics stay in the file."""
     now = [EPOCH_MS]
     jobs = InMemoryJobRepository(lambda: now[0])

@@ -158,5 +158,5 @@ async def test_a_batch_of_two_owners_or_of_none_is_refused(office: Office) -> No
     )
     assert problem["index"] == 1
     refused(await office.post("/jobs/batch", {"jobs": []}), 422, "validation_error")
-    many = {"jobs": [{}] * 10_001}
+    many: dict[str, Any] = {"jobs": [{}] * 10_001}
     refused(await office.post("/jobs/batch", many), 413, "payload_too_large")
