@@ -20,9 +20,12 @@ _AT_FIRST = (0.0, 0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 _NEWEST = 1 / 8
 # No sequence gets more guesses than this in one step.
 DEEPEST = 15
-# What a step costs beside its rows, in rows: measured with the native kernels, where 1 row takes 14.5 ms, 8 take 21 and
-# 16 take 31. Reading the weights costs most of it, so the share is much the same for models of other sizes.
-_STEP_IN_ROWS = 12.0
+# What a step of so many rows costs, in milliseconds of the 0.5B model: measured with the native kernels, where 1 row
+# takes 14.5, 4 take 16.5, 8 take 21 and 16 take 31. Most of it goes into reading the weights, and rows are multiplied
+# four at a time. Only ratios matter here, and those are much the same for models of other sizes.
+_STEP, _ROW, _TILE, _ROWS_A_TILE = 12.0, 0.6, 2.4, 4
+# Guesses must make tokens cheaper by so much, since chances are estimates.
+_WORTH = 1.03
 
 
 class Lookup:
@@ -120,11 +123,9 @@ class Lookup:
 def allot(lookups: Ids[Lookup], rooms: Ids[int], streams: int, most: int) -> list[int]:
     """How many guesses each of `lookups` may have checked in a step that decodes `streams` sequences.
 
-    Each may have as many as its room, all together `most`. The likeliest guess is taken first, and the last one is
-    the one that would make the step's tokens dearer than they are: a lone stream has many checked, of many streams
-    only those that copy.
+    Each may have as many as its room, all together `most`. The likeliest come first, as many as make the tokens that
+    the step is expected to give cheapest: a lone stream has many checked, of many streams those that copy.
     """
-    counts = [0] * len(lookups)
     chances = [lookup.prospects() for lookup in lookups]
     likeliest = [
         (-chance, number)
@@ -132,18 +133,27 @@ def allot(lookups: Ids[Lookup], rooms: Ids[int], streams: int, most: int) -> lis
         if room > 0 and (chance := next(chances[number], 0.0)) > 0.0
     ]
     heapq.heapify(likeliest)
-    tokens, cost = float(streams), _STEP_IN_ROWS + streams
-    for _ in range(most):
-        if not likeliest or -likeliest[0][0] * cost <= tokens:
-            break
+    taken: list[int] = []
+    counts = [0] * len(lookups)
+    tokens, cheapest, worth = float(streams), _cost(streams) / max(streams, 1) / _WORTH, 0
+    while likeliest and len(taken) < most:
         chance, number = likeliest[0]
-        tokens, cost = tokens - chance, cost + 1.0
+        tokens -= chance
+        taken.append(number)
         counts[number] += 1
+        if (price := _cost(streams + len(taken)) / tokens) < cheapest:
+            cheapest, worth = price, len(taken)
         if counts[number] < rooms[number]:
             heapq.heapreplace(likeliest, (-next(chances[number]), number))
         else:
             heapq.heappop(likeliest)
+    for number in taken[worth:]:
+        counts[number] -= 1
     return counts
+
+
+def _cost(rows: int) -> float:
+    return _STEP + _ROW * rows + _TILE * -(-rows // _ROWS_A_TILE)
 
 
 def _key(first: int, second: int) -> int:

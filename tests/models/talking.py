@@ -48,20 +48,26 @@ class Gate:
 
 @contextmanager
 def talking(
-    directory: Path, *, limits: Limits = LIMITS, max_waiting: int = 4, cache_bytes: int = 1 << 22
+    directory: Path,
+    *,
+    limits: Limits = LIMITS,
+    max_waiting: int = 4,
+    cache_bytes: int = 1 << 22,
+    int8: bool = False,
+    speculation: bool = True,
 ) -> Iterator[TextEngine]:
-    """An engine in float32 over the model in `directory`, on a thread of its own."""
+    """An engine over the model in `directory`, on a thread of its own; in float32, unless its products are `int8`."""
     thread = InferenceThread("test")
     yield load_text(
         SPEC,
         directory,
         lambda layout: directory.parent / layout,
         device=torch.device("cpu"),
-        precision=Precision(False, torch.float32),
-        quantization="none",
+        precision=Precision(int8, torch.float32),
+        quantization="int8" if int8 else "none",
         num_ctx=0,
         cache_bytes=cache_bytes,
-        options=EngineOptions(limits, max_waiting=max_waiting),
+        options=EngineOptions(limits, max_waiting=max_waiting, speculation=speculation),
         threads=2,
         thread=thread,
         on_progress=lambda _: None,
