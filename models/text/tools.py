@@ -36,8 +36,12 @@ class _State(Enum):
     AFTER = auto()
 
 
+# Small models that must call a tool go on calling, the same one over and over, until their context is full.
+MAX_CALLS = 16
+
+
 class CallReader:
-    """Cuts text into TEXT, HIDDEN and CALL. With `only_one` it is `done` after the first call.
+    """Cuts text into TEXT, HIDDEN and CALL. With `only_one` it is `done` after the first call, else after MAX_CALLS.
 
     `may_be_whole` false says that an answer without marks is never a call; with `is_strict` one without marks must
     name its tool first, from where on it is held to the tool's schema. With `is_all` the answer is held to be calls:
@@ -67,6 +71,7 @@ class CallReader:
         self._json: JsonEnd | None = None
         self._found: list[tuple[str, str]] = []
         self._found_end = 0
+        self._taken = 0
         self._text = Kind.HIDDEN if is_all else Kind.TEXT
         self._follows_call = False
         self._has_said = False
@@ -150,6 +155,8 @@ class CallReader:
         if self._only_one:
             return self._take(end, calls[:1])
         self._found += calls
+        if len(self._found) >= MAX_CALLS:
+            return self._take(end, self._found)
         self._json, self._found_end = None, end
         return []
 
@@ -267,7 +274,8 @@ class CallReader:
         self._lead = ""
         self._follows_call = True
         self._state = _State.AFTER
-        self.done = self._only_one
+        self._taken += len(calls)
+        self.done = self._only_one or self._taken >= MAX_CALLS
         return [Part(Kind.CALL, raw, tuple(ToolCall(self._new_id(), name, text) for name, text in calls))]
 
     def _no_call(self) -> list[Part]:

@@ -18,7 +18,7 @@ from models.text.reasoning import ThinkingReader
 from models.text.sampler import Ranked
 from models.text.shown_logprobs import HeldLogprobs
 from models.text.tokenizer import TextTokenizer, TokenizerSettings
-from models.text.tools import CallReader
+from models.text.tools import MAX_CALLS, CallReader
 from tests.models.tiny import tool_tokenizer
 
 NAMES = frozenset(("weather", "time"))
@@ -136,6 +136,17 @@ def test_text_before_a_call_comes_at_once_and_text_after_it_too() -> None:
     assert calls.push("Let me see.\n<tool") == [Part(Kind.TEXT, "Let me see.")]
     assert calls.push(f"_call>\n{CALL}")[0].calls == (ToolCall(call_ids(1, 0)(), "weather", '{"city": "Rio"}'),)
     assert calls.push("\n</tool_call>\nDone") == [Part(Kind.HIDDEN, "\n</tool_call>"), Part(Kind.TEXT, "\nDone")]
+
+
+@pytest.mark.parametrize("one", [f"<tool_call>{CALL}</tool_call>", f"{CALL}\n"])
+def test_a_model_that_calls_on_and_on_is_stopped(one: str) -> None:
+    calls = CallReader(HERMES, NAMES, call_ids(1, 0), only_one=False)
+    parts = []
+    for character in one * (MAX_CALLS - 1) + one.removesuffix("</tool_call>").rstrip():
+        assert not calls.done
+        parts += calls.push(character)
+    assert calls.done
+    assert told(parts) == ("", "", [RIO] * MAX_CALLS)
 
 
 def test_a_mark_inside_a_string_ends_no_call() -> None:
