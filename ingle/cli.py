@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "transcribe": "Write down what is said in recordings.",
     "pull": "Fetch models.",
     "models": "List, pull, copy, make and remove models.",
+    "jobs": "Submit, list, show, retry and cancel jobs.",
+    "worker": "Run jobs without serving anything.",
     "doctor": "Look at this machine and say what is missing.",
     "config": "Show, check and document the settings.",
     "health": "Ask a running server whether it is alive.",

@@ -74,6 +74,21 @@ class Server:
             self._check(response)
         return response.text
 
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        """The JSON object that answers a request."""
+        with self._failures():
+            response = self._client.request(method, path, json=body, params=parameters)
+            self._check(response)
+        answer: Mapping[str, Any] = response.json()
+        return answer
+
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:

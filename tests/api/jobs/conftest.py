@@ -1,6 +1,9 @@
 """The job API over jobs in memory and in a SQLite file."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,21 @@ from application.job_queue import JobDefaults, JobQueue
 from application.ports import Clock
 from application.webhooks import Webhooks, WebhookSecrets
 from domain.job_repository import Chore
+from infrastructure.persistence.database import SQLITE
 from infrastructure.persistence.health import SqlDatabaseHealth
 from infrastructure.persistence.outbox import SqlOutbox
+from infrastructure.persistence.sqlite import SqliteDatabase
 from infrastructure.persistence.statistics import SqlJobStatistics
 from infrastructure.persistence.workers import SqlWorkerRegister
 from tests.api.world import TEXT, World, in_process
-from tests.databases import EPOCH_MS, Kept, sqlite_jobs
+from tests.databases import EPOCH_MS, Kept, kept, sqlite_jobs, with_test_clock
 from tests.fakes.jobs import InMemoryJobRepository
 from tests.fakes.webhooks import FakeReceiver
 
 BODY = {"owner_service": "telephony", "task_type": "llm_chat", "model_profile": TEXT, "input": {"user": "hi"}}
 KEY = b"0123456789abcdef"
+# For what is refused before any keeper is asked.
+IN_MEMORY = pytest.mark.parametrize("office", ["memory"], indirect=True)
 Advance = Callable[[int], Awaitable[None]]
 
 
@@ -91,11 +98,47 @@ def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver) -> JobService
     )
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the tables in it, to copy."""
+    folder = tmp_path_factory.mktemp("migrated")
+
+    async def make() -> None:
+        async with sqlite_jobs(folder):
+            pass
+
+    asyncio.run(make())
+    return folder / "jobs.db"
+
+
+@asynccontextmanager
+async def opened(migrated: Path, folder: Path) -> AsyncIterator[Kept]:
+    """A copy of `migrated`, open."""
+    path = Path(shutil.copy(migrated, folder))
+    database = SqliteDatabase(path, synchronous="off", spelling=with_test_clock(SQLITE))
+    try:
+        yield kept(database)
+    finally:
+        await database.close()
+
+
+class KeeperClock:
+    """Tells the time that the keeper of jobs begins with, and measures with the loop's."""
+
+    def monotonic(self) -> float:
+        """The loop's own time."""
+        return asyncio.get_running_loop().time()
+
+    def now(self) -> float:
+        """As the keeper's clock stands when a test begins."""
+        return EPOCH_MS / 1000
+
+
 @pytest.fixture(params=["memory", "sqlite"])
-async def office(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[Office]:
+async def office(request: pytest.FixtureRequest, world: World, migrated: Path, tmp_path: Path) -> AsyncIterator[Office]:
     receiver = FakeReceiver()
-    async with sqlite_jobs(tmp_path) as kept:
-        services = job_services(kept, world.services.clock, receiver)
+    async with opened(migrated, tmp_path) as kept:
+        services = job_services(kept, KeeperClock(), receiver)
         advance: Advance = kept.advance
         if request.param == "memory":
             services, advance = in_memory(services)
@@ -117,10 +160,10 @@ def in_memory(services: JobServices) -> tuple[JobServices, Advance]:
 
 
 @pytest.fixture
-async def kept_office(world: World, tmp_path: Path) -> AsyncIterator[Office]:
+async def kept_office(world: World, migrated: Path, tmp_path: Path) -> AsyncIterator[Office]:
     """Only in the file: for what is kept beside jobs."""
     receiver = FakeReceiver()
-    async with sqlite_jobs(tmp_path) as kept:
-        services = job_services(kept, world.services.clock, receiver)
+    async with opened(migrated, tmp_path) as kept:
+        services = job_services(kept, KeeperClock(), receiver)
         async with in_process(world.app(jobs=services)) as client:
             yield Office(client, services, world, receiver, kept, kept.advance)
