@@ -51,7 +51,10 @@ lint: $(STAMP) ## The part of `check` that runs no test.
 	$(BIN)/lint-imports
 	$(BIN)/ingle config docs --check
 
-bench: $(STAMP) ## Measure; prints one table.
+bench: $(STAMP) ## Measure text, speech, jobs and responsiveness; some minutes each, one table each.
+	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.speech
+	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.responsiveness
 
 format: $(STAMP) ## Put the code into its style.

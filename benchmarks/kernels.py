@@ -26,6 +26,10 @@ from torch import nn  # noqa: E402
 from benchmarks.table import table  # noqa: E402
 from ingle.bootstrap import usable_cores  # noqa: E402
 from models.text.linear import Int8Linear, quantize_rows  # noqa: E402
+from models.text.native.arena import Arena
+from models.text.native.library import why_not
+from models.text.native.product import Product, room_of
+from models.text.native.team import Team
 from models.text.placement import cpu_has_bfloat16, int8_products_are_exact  # noqa: E402
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -87,6 +91,27 @@ def int8_products(shape: Shape) -> list[nn.Module]:
     return products
 
 
+class NativeProduct(nn.Module):
+    """A product of the native kernels, rows quantised and wake-ups of its threads included."""
+
+    def __init__(self, product: Product, team: Team) -> None:
+        super().__init__()
+        self._product, self._team = product, team
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[rows, inputs]` to `[rows, outputs]`."""
+        return self._product.multiply(self._team, x)
+
+
+def native_products(shape: Shape) -> list[nn.Module]:
+    """Packed for the native kernels, with random weights."""
+    team, products = Team(usable_cores()), list[nn.Module]()
+    for _ in range(shape.count):
+        part = Int8Linear(*quantize_rows(torch.randn(shape.outputs, shape.inputs)), None)
+        products.append(NativeProduct(Product([part], Arena(room_of([part]))), team))
+    return products
+
+
 def bfloat16_products(shape: Shape) -> list[nn.Module]:
     """Those of torch, with random weights."""
     products: list[nn.Module] = []
@@ -100,6 +125,8 @@ def bfloat16_products(shape: Shape) -> list[nn.Module]:
 def offered() -> dict[str, tuple[Callable[[Shape], list[nn.Module]], torch.dtype, int]]:
     """The kernels of this CPU: how they are made, the dtype that they take, bytes a weight."""
     found: dict[str, tuple[Callable[[Shape], list[nn.Module]], torch.dtype, int]] = {}
+    if not why_not():
+        found["native int8"] = (native_products, torch.float32, 1)
     if int8_products_are_exact():
         found["int8"] = (int8_products, torch.float32, 1)
     if cpu_has_bfloat16():
