@@ -60,6 +60,7 @@ class Inventory:
         name = name.strip()
         if not is_valid_name(name):
             raise InvalidRequest("invalid model name", field="model")
+        given, has_registry = name, name.count("/") == 2
         for prefix in _REGISTRY_PREFIXES:
             name = name.removeprefix(prefix)
         spec = resolve_name(name, [entry.spec for entry in self._catalog.entries], self._own_aliases)
@@ -68,9 +69,9 @@ class Inventory:
         if entry := hub_entry(name):
             key_of(name)
             return entry
-        if name.count("/") == 2:
+        if has_registry:
             raise InvalidRequest(
-                f"models are not pulled from {name.partition('/')[0]}: name one of the catalogue, or "
+                f"models are not pulled from {given.partition('/')[0]}: name one of the catalogue, or "
                 f"{HUB_HOSTS[0]}/<owner>/<repository>",
                 field="model",
             )

@@ -11,6 +11,9 @@ from models.text.marks import CallSyntax
 
 IdOf = Callable[[str], int | None]
 
+MAX_CALLS = 16
+"""How many calls an answer of nothing but calls may hold: a small model may repeat one for as long as it is let."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
@@ -27,21 +30,22 @@ class CallForm:
 def answer_of_calls(
     tools: Sequence[Tool], syntax: CallSyntax, id_of: IdOf, whitespace: str, *, several: bool, after_mark: bool = False
 ) -> CallForm:
-    """An answer that is one call, or with `several` one or more; with `after_mark` its first mark was written already.
+    """An answer that is one call, or with `several` up to MAX_CALLS.
 
+    With `after_mark` its first mark was written already.
     Raises InvalidRequest (field `tools`) for a schema that allows no object.
     """
     form = _Form(tools, syntax, id_of, whitespace, is_strict=True)
     first, further = form.call(with_opening=not after_mark), form.call(with_opening=True)
-    between = json.dumps(syntax.between) if syntax.between else ""
+    between, more = json.dumps(syntax.between) if syntax.between else "", f"{{0,{MAX_CALLS - 1}}}"
     if syntax.is_list:
         opening = "" if after_mark else form.mark(syntax.opening)
-        start = f'{opening} "[" object ({between} object)* "]"' if several else f'{opening} "[" object "]"'
+        start = f'{opening} "[" object ({between} object){more} "]"' if several else f'{opening} "[" object "]"'
     elif syntax.closing or syntax.name_mark:
-        start = f"{first} ({between} {further})*" if several else first
+        start = f"{first} ({between} {further}){more}" if several else first
     else:
         # One mark, if the family has any and the vocabulary too, stands before all calls.
-        start = f"object ({between} object)*" if several else "object"
+        start = f"object ({between} object){more}" if several else "object"
     return form.finished(start)
 
 

@@ -137,6 +137,8 @@ def test_what_the_catalogue_does_not_know_is_refused_without_a_request(
     with pytest.raises(ModelNotFound, match="did you mean 'boxed:1'"):
         store.pull("boxd:1", unheard)
     with pytest.raises(InvalidRequest, match=r"not pulled from registry\.ollama\.ai"):
+        store.pull("registry.ollama.ai/library/unheard-of", unheard)
+    with pytest.raises(InvalidRequest, match=r"not pulled from registry\.ollama\.ai"):
         store.pull("registry.ollama.ai/someone/thing", unheard)
     with pytest.raises(InvalidRequest, match=r"not pulled from 127\.0\.0\.1"):
         store.pull("127.0.0.1/x/y", unheard)

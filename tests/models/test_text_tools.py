@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,7 @@ from domain.errors import InvalidRequest
 from domain.generation import FinishReason, GenerationRequest, SamplingParams, TextChunk
 from domain.prompt import Chat, Message, Role, TokenIds
 from domain.tools import Tool, ToolCall, ToolChoice, ToolMode
+from models.text.call_forms import MAX_CALLS
 from models.text.engine import TextEngine
 from tests.models.scripted import follow_script
 from tests.models.talking import idle, talking
@@ -147,6 +149,19 @@ async def test_one_call_is_all_where_calls_may_not_be_parallel(engines: dict[str
         assert await answer(engines["hermes"], script, chat) == ("", "", [RIO, RIO])
         alone = replace(chat, parallel_tool_calls=False)
         assert await answer(engines["hermes"], script, alone) == ("", "", [RIO])
+
+
+@pytest.mark.parametrize("family", ["hermes", "mistral", "mistral named"])
+async def test_a_model_that_repeats_a_required_call_for_ever_is_stopped(family: str, tmp_path: Path) -> None:
+    said = SAID[family]
+    if family == "mistral":
+        said = f"[TOOL_CALLS][{', '.join([SAID['bare']] * 30)}]"
+    else:
+        said = ("\n" if family == "hermes" else "").join([said] * 30)
+    directory = save_tiny(tmp_path, talks=True, template=TEMPLATES[family], max_position_embeddings=2048)
+    with talking(directory) as engine:
+        chat = Chat(USER, tools=(WEATHER,), tool_choice=REQUIRED)
+        assert await answer(engine, said, chat, max_tokens=1900) == ("", "", [RIO] * MAX_CALLS)
 
 
 async def test_a_form_beside_tools_leaves_the_choice_between_the_two(engines: dict[str, TextEngine]) -> None:
