@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tests import needs
-from tests.api.ollama.real_server import EMBEDDING, MODEL
+from tests.api.real_server import EMBEDDING, MODEL
 
 pytestmark = [pytest.mark.node, pytest.mark.weights(MODEL, EMBEDDING)]
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from ollama import Client, ResponseError
 
-from tests.api.ollama.real_server import EMBEDDING, HUB_FILES, HUB_MODEL, MODEL
+from tests.api.real_server import EMBEDDING, HUB_FILES, HUB_MODEL, MODEL
 
 GREEDY = {"temperature": 0, "num_predict": 12}
 QUESTION = [{"role": "user", "content": "Say the word hello and nothing else."}]
