@@ -1,0 +1,262 @@
+"""The worker over jobs in memory, under a clock that jumps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from application.job_handlers import JobDone, Tell, failure_of, without_secrets
+from application.worker import Worker, WorkerOptions
+from domain import errors
+from domain.job import Job, JobStatus, Outcome
+from domain.job_repository import Cancel, Extension, Heartbeat, Reap, Retry, Settled, Settlement
+from tests.contract.conftest import new_job
+from tests.fakes.clock import EPOCH
+from tests.fakes.jobs import InMemoryJobRepository
+from tests.fakes.virtual_time import settle, virtual_time
+from tests.fakes.workers import InMemoryWorkers
+
+Run = Callable[[Job, Tell], Awaitable[JobDone]]
+
+
+async def answers(job: Job, tell: Tell) -> JobDone:
+    tell({"half": True})
+    await asyncio.sleep(1)
+    return JobDone({"said": job.input["user"]}, {"completion_tokens": 1})
+
+
+async def hangs(job: Job, tell: Tell) -> JobDone:
+    del job, tell
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody wakes it")
+
+
+def raises(error: Exception) -> Run:
+    async def handler(job: Job, tell: Tell) -> JobDone:
+        raise error
+
+    return handler
+
+
+class JobsThatMayBeAway(InMemoryJobRepository):
+    """Jobs in memory, whose database goes away when a test says so."""
+
+    is_away = False
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Write the end of an attempt, if it can be written."""
+        if self.is_away:
+            raise errors.DatabaseUnavailable
+        return await super().settle(settlement)
+
+    async def extend(self, beats: Sequence[Heartbeat]) -> Sequence[Extension | errors.IngleError]:
+        """Prolong leases, if they can be."""
+        if self.is_away:
+            raise errors.DatabaseUnavailable
+        return await super().extend(beats)
+
+
+@dataclass
+class FewProfiles:
+    """Two models, one of them in memory."""
+
+    known: Collection[str] = ("qwen", "other")
+    here: Collection[str] = ("other",)
+
+    def runs(self, profile: str) -> bool:
+        return profile in self.known
+
+    def loaded(self, profiles: Collection[str]) -> Collection[str]:
+        return [profile for profile in profiles if profile in self.here]
+
+
+@dataclass
+class Shop:
+    """A worker and what it works on."""
+
+    worker: Worker
+    jobs: JobsThatMayBeAway
+    workers: InMemoryWorkers
+
+    async def add(self, **fields: Any) -> str:
+        [placed] = (await self.jobs.add([new_job(**fields)])).placed
+        return placed.id
+
+    def status(self, job_id: str) -> tuple[str, str | None]:
+        job = self.jobs.jobs[job_id]
+        return job.status.value, job.error_code
+
+    async def reach(self, job_id: str, *statuses: JobStatus) -> None:
+        while self.jobs.jobs[job_id].status not in statuses:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def working(handler: Run, **options: Any) -> AsyncIterator[Shop]:
+    loop = asyncio.get_running_loop()
+    jobs = JobsThatMayBeAway(lambda: int((EPOCH + loop.time()) * 1000))
+    workers = InMemoryWorkers()
+    mine: dict[str, Any] = {"worker_id": "w/1", "name": "w", "host": "here", "pid": 1, "limit": 2} | options
+    worker = Worker(
+        jobs, jobs, workers, jobs.bell, {"llm_chat": handler}, FewProfiles(), lambda _: "a" * 64, WorkerOptions(**mine)
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield Shop(worker, jobs, workers)
+    finally:
+        await worker.drain(0)
+        await running
+
+
+@virtual_time
+async def test_a_job_is_run_and_its_result_kept() -> None:
+    async with working(answers) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.COMPLETED)
+        kept = shop.jobs.jobs[job]
+        assert (kept.result, kept.usage, kept.progress) == ({"said": "hi"}, {"completion_tokens": 1}, {"half": True})
+        assert (kept.attempt, kept.locked_by) == (1, "w/1")
+
+
+@virtual_time
+async def test_no_more_run_at_a_time_than_the_limit_and_a_hint_wakes_at_once() -> None:
+    async with working(answers, poll_seconds=1000.0) as shop:
+        await asyncio.sleep(5000)
+        ids = [await shop.add() for _ in range(5)]
+        began = asyncio.get_running_loop().time()
+        await settle()
+        assert [shop.status(one)[0] for one in ids].count("running") == 2
+        for one in ids:
+            await shop.reach(one, JobStatus.COMPLETED)
+        assert asyncio.get_running_loop().time() - began < 4
+
+
+@virtual_time
+async def test_jobs_of_models_that_are_here_come_first_and_those_of_strangers_never() -> None:
+    async with working(hangs, limit=1) as shop:
+        shop.worker.stop()
+        await settle()
+    async with working(answers, limit=1) as shop:
+        first, loaded = new_job(profile="qwen", priority=0), new_job(profile="other")
+        stranger = new_job(profile="nobody")
+        await shop.jobs.add([stranger, first, loaded])
+        await settle()
+        assert [shop.status(one.id)[0] for one in (first, loaded, stranger)] == ["pending", "running", "pending"]
+        await shop.reach(first.id, JobStatus.COMPLETED)
+        assert shop.status(stranger.id)[0] == "pending"
+
+
+@virtual_time
+async def test_a_cancel_ends_the_work_within_a_heartbeat() -> None:
+    async with working(hangs) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        await shop.jobs.change(Cancel("owner"), [job])
+        began = asyncio.get_running_loop().time()
+        await shop.reach(job, JobStatus.CANCELLED)
+        assert asyncio.get_running_loop().time() - began <= 1.1
+
+
+@virtual_time
+async def test_a_job_that_hangs_is_ended_at_its_deadline_though_its_lease_was_prolonged() -> None:
+    async with working(hangs) as shop:
+        job = await shop.add(timeout_ms=300_000, max_attempts=1)
+        await asyncio.sleep(290)
+        assert await shop.jobs.sweep(Reap()) == 0
+        await shop.reach(job, JobStatus.FAILED)
+        assert shop.status(job) == ("failed", "timeout")
+
+
+@virtual_time
+async def test_a_job_that_was_taken_away_is_dropped_and_not_reported() -> None:
+    async with working(hangs) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        await shop.jobs.change(Retry("owner", force=True, delay_ms=3_600_000), [job])
+        await asyncio.sleep(10)
+        assert shop.status(job) == ("pending", None)
+        assert [one.outcome for one in shop.jobs.ended[job]] == [Outcome.SUPERSEDED]
+
+
+@virtual_time
+async def test_what_does_not_end_in_time_is_given_back_uncounted() -> None:
+    async with working(hangs) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        await shop.worker.drain(30)
+        kept = shop.jobs.jobs[job]
+        assert (kept.status, kept.failure_count, kept.snooze_count) == (JobStatus.PENDING, 0, 1)
+
+
+@virtual_time
+async def test_what_ends_in_time_is_reported_though_the_worker_stops() -> None:
+    async with working(answers) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        await shop.worker.drain(30)
+        assert shop.status(job)[0] == "completed"
+
+
+@virtual_time
+async def test_a_report_is_written_when_the_database_is_back() -> None:
+    async with working(answers) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        shop.jobs.is_away = True
+        await asyncio.sleep(40)
+        assert shop.status(job)[0] == "running"
+        shop.jobs.is_away = False
+        await shop.reach(job, JobStatus.COMPLETED)
+        assert shop.jobs.jobs[job].attempt == 1
+
+
+@virtual_time
+async def test_jobs_of_a_dead_process_of_the_same_name_are_free_at_once() -> None:
+    async with working(hangs) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        later = Worker(
+            shop.jobs,
+            shop.jobs,
+            shop.workers,
+            shop.jobs.bell,
+            {},
+            FewProfiles(),
+            str,
+            WorkerOptions("w/2", "w", "here", 2),
+        )
+        await later.take_over(lambda pid: pid == 1)
+        assert shop.status(job)[0] == "running"
+        shop.worker.stop()
+        await later.take_over(lambda _: False)
+        assert shop.jobs.ended[job][0].error_code == "stale_worker"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidRequest("no", field="x"), "bad_input"),
+        (errors.ContextLengthExceeded(9, 8), "context_length"),
+        (errors.UnsupportedCapability("no"), "unsupported_task"),
+        (errors.ModelNotFound("x"), "model_unavailable"),
+        (errors.InsufficientMemory(), "out_of_memory"),
+        (errors.Overloaded(), "capacity"),
+        (errors.RateLimited(), "rate_limited"),
+        (errors.ProviderUnavailable(), "provider_unavailable"),
+        (errors.EmptyAudio(), "bad_audio"),
+        (errors.DownloadFailed(), "dependency_error"),
+        (errors.GenerationFailed(), "internal_error"),
+        (KeyError("secret"), "internal_error"),
+    ],
+)
+def test_every_failure_has_a_code_of_the_retry_table(error: Exception, code: str) -> None:
+    report = failure_of(error)
+    assert report.code == code
+    assert "secret" not in (report.message or "")
+
+
+def test_keys_in_messages_are_blotted_out() -> None:
+    assert without_secrets("401: Bearer abc.def and sk-12345678 refused") == "401: *** and *** refused"
