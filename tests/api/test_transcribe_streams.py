@@ -1,13 +1,18 @@
 """POST /transcribe as a stream of events."""
 
+import html
 from typing import Any
 
 import httpx2
 import orjson
+import srt
+import webvtt
 
+from api.services import Limits
 from domain.errors import GenerationFailed
 from tests.api.sound import upload
-from tests.api.world import SPEECH, World
+from tests.api.world import SPEECH, World, serving
+from tests.fakes.models import segment
 
 
 def events(response: httpx2.Response) -> list[dict[str, Any]]:
@@ -68,3 +73,29 @@ async def test_a_failure_in_a_stream_is_its_last_event(world: World, client: htt
     assert (told[-1]["status"], told[-1]["code"]) == (500, "generation_failed")
     assert told[-1]["detail"] == "the device has failed"
     assert "done" not in [event["type"] for event in told]
+
+
+async def test_a_stream_in_the_queue_pings_until_there_is_something_to_say(world: World) -> None:
+    gate = world.repository.script(SPEECH).speech.before_first.shut()
+    async with (
+        serving(world.app(limits=Limits(ping_seconds=0.01))) as server,
+        server.client.stream("POST", "/transcribe", files=upload(), data={"stream": "true"}) as response,
+    ):
+        lines = response.aiter_lines()
+        assert [await anext(lines), await anext(lines)] == [": ping", ""]
+        gate.open()
+        rest = [line async for line in lines]
+    assert rest[-3].startswith("event: done")
+
+
+async def test_real_readers_read_the_subtitles_whatever_is_said(world: World, client: httpx2.AsyncClient) -> None:
+    said = " <b>one</b> --> two\n\n00:00:09.000 & [00:01.00]\tthree"
+    world.repository.script(SPEECH).speech.segments = [segment(0, said), segment(1, " four")]
+    fields = {"max_line_width": "200"}
+    srt_text = (await client.post("/transcribe", files=upload(), data={**fields, "response_format": "srt"})).text
+    vtt_text = (await client.post("/transcribe", files=upload(), data={**fields, "response_format": "vtt"})).text
+    tsv_text = (await client.post("/transcribe", files=upload(), data={"response_format": "tsv"})).text
+    shown = "<b>one</b> → two 00:00:09.000 & [00:01.00] three"
+    assert [cue.content for cue in srt.parse(srt_text)] == [shown, "four"]
+    assert [html.unescape(cue.raw_text) for cue in webvtt.from_string(vtt_text)] == [shown, "four"]
+    assert [line.split("\t")[2] for line in tsv_text.splitlines()] == ["text", shown, "four"]
