@@ -1,9 +1,6 @@
 """The official client, a real `ingle serve` and whisper:base: every format, granularities, streams, translation."""
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,35 +13,10 @@ import srt
 import webvtt
 from openai import OpenAI
 
-from tests import needs
-
 MODEL = "whisper:base"
 ASK_NOT = "ask not what your country can do for you"
 
 pytestmark = pytest.mark.weights(MODEL)
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for all tests of this page."""
-    folder: Path = tmp_path_factory.mktemp("server")
-    settings = {
-        "INGLE_MODELS_DIR": str(needs.default_settings().models_dir),
-        "INGLE_DATA_DIR": str(folder),
-        "INGLE_HTTP_PORT": "0",
-        "INGLE_LOG_FORMAT": "json",
-    }
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("INGLE_")}
-    command = [sys.executable, "-m", "ingle", "serve"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environ | settings, cwd=folder, stdout=subprocess.PIPE, stderr=log)
-    with process:
-        try:
-            assert process.stdout is not None
-            records = map(orjson.loads, process.stdout)
-            yield next(record["url"] for record in records if record["event"] == "serving")
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
