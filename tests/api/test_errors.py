@@ -240,9 +240,7 @@ async def test_what_is_named_and_not_there_yet_is_501_in_the_shape_of_its_dialec
         response = await client.request(method, path)
         assert (response.status_code, response.json()) == (501, {"error": "not implemented"})
     for method, path in (
-        ("GET", "/queue/status"),
-        ("POST", "/transcribe/url"),
-        ("GET", "/api/v1/jobs"),
+        ("POST", "/rerank"),
         ("GET", "/ui"),
     ):
         response = await client.request(method, path)
