@@ -226,6 +226,7 @@ async def test_a_model_has_every_field_that_its_readers_expect(client: httpx2.As
         "device",
         "dtype",
         "quantization",
+        "kernel",
         "is_loaded",
         "state",
         "size_bytes",
