@@ -117,7 +117,7 @@ def test_a_lone_copy_gets_many_guesses_and_one_among_many_streams_fewer_but_befo
     (alone,) = allot([copying()], [DEEPEST], streams=1, most=32)
     among = allot([doubtful, copying(), doubtful], [DEEPEST] * 3, streams=16, most=32)
     assert alone == DEEPEST >= among[1] > 0
-    assert among[0] == among[2] == 0
+    assert among[1] > 4 * max(among[0], among[2])
 
 
 def test_no_step_checks_more_than_it_may() -> None:
