@@ -32,7 +32,8 @@ def routes(services: Services, cancellations: Cancellations) -> APIRouter:
         return json_answer(_standing_body(_standing(requests, request_id)))
 
     @router.post("/queue/cancel/{request_id}", summary="End a request for a model")
-    async def cancel(request_id: str) -> Response:
+    async def cancel(request: Request) -> Response:
+        request_id = request.path_params["request_id"]
         standing = _standing(requests, request_id)
         if not cancellations.cancel(request_id):
             raise RequestNotFound()

@@ -169,7 +169,8 @@ async def test_a_stream_under_way_is_told_that_it_was_cancelled(world: World, se
         lines = [line async for line in response.aiter_lines()]
     last = orjson.loads(lines[-2].removeprefix("data: "))
     assert (last["type"], last["status"], last["code"]) == ("error", 499, "request_cancelled")
-    await until(lambda: world.uploads == [])
+    audio = world.repository.speech(SPEECH).heard[-1].audio
+    await until(lambda: not audio.parent.exists())
     assert (await server.client.post("/queue/cancel/mine")).status_code == 404
 
 

@@ -67,7 +67,8 @@ async def test_an_empty_file_and_a_missing_address_are_422(world: World, client:
     world.fetcher.pages[URL] = b""
     response = await client.post("/transcribe/url", json={"url": URL})
     assert (response.status_code, response.json()["code"]) == (422, "empty_audio")
-    for arguments in ({}, {"json": {}}, {"params": {"url": ""}}):
+    nothing: list[dict[str, Any]] = [{}, {"json": {}}, {"params": {"url": ""}}]
+    for arguments in nothing:
         response = await client.post("/transcribe/url", **arguments)
         assert (response.status_code, response.json()["code"]) == (422, "validation_error")
     response = await client.post("/transcribe/url", files=upload())
@@ -91,5 +92,5 @@ async def test_leaving_during_the_fetch_ends_it_and_leaves_no_file(world: World,
     await asyncio.wait_for(gate.arrived(), 5)
     assert world.uploads != []
     await hang_up(writer)
-    await until(lambda: gate.waiting == 0 and world.uploads == [])
+    await until(lambda: gate.waiting == 0 and not world.fetcher.targets[0].parent.exists())
     assert world.repository.loads == []

@@ -19,6 +19,7 @@ from tests.api.sound import SOUND, upload
 from tests.api.world import SPEECH, TEXT, Served, World
 from tests.fakes.models import segment
 
+GRANULARITIES: dict[str, Any] = {"timestamp_granularities[]": ["word", "segment"]}
 SAID = "Hello world. How are you?"
 USAGE = {"type": "duration", "seconds": 4}
 
@@ -64,7 +65,7 @@ async def test_text_comes_in_every_format(client: httpx2.AsyncClient, route: str
 async def test_words_and_segments_come_as_they_are_asked_for(world: World, client: httpx2.AsyncClient) -> None:
     script = world.repository.script(SPEECH).speech
     script.segments = [replace(segment(0, " Hi"), words=(Word(" Hi", 0.0, 0.5, 0.9),))]
-    both = await post(client, response_format="verbose_json", **{"timestamp_granularities[]": ["word", "segment"]})
+    both = await post(client, response_format="verbose_json", **GRANULARITIES)
     assert both.json()["words"] == [{"word": "Hi", "start": 0.0, "end": 0.5, "probability": 0.9}]
     assert len(both.json()["segments"]) == 1
     words = await post(client, response_format="verbose_json", **{"timestamp_granularities[]": "word"})
