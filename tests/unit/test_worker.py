@@ -1,14 +1,14 @@
 """The worker over jobs in memory, under a clock that jumps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from application.job_handlers import JobDone, Tell, failure_of, without_secrets
+from application.job_handlers import JobDone, JobHandler, Tell, failure_of, without_secrets
 from application.worker import Worker, WorkerOptions
 from domain import errors
 from domain.job import Job, JobStatus, Outcome
@@ -19,7 +19,7 @@ from tests.fakes.jobs import InMemoryJobRepository
 from tests.fakes.virtual_time import settle, virtual_time
 from tests.fakes.workers import InMemoryWorkers
 
-Run = Callable[[Job, Tell], Awaitable[JobDone]]
+Run = JobHandler
 
 
 async def answers(job: Job, tell: Tell) -> JobDone:
