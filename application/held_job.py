@@ -1,19 +1,18 @@
 """A job that a worker holds: its work, why it was stopped, and what is to be reported of it."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
-
-import structlog
 
 from application.job_handlers import JobDone, JobHandler, failure_of
 from domain.errors import IngleError, RequestCancelled, ServerDraining
 from domain.job import Job
 from domain.job_repository import Complete, Fail, Heartbeat, Release
 
-_log = structlog.get_logger("ingle.worker")
+_log = logging.getLogger("ingle.worker")
 
 
 class Why(Enum):
@@ -73,7 +72,7 @@ class HeldJob:
             if not isinstance(error, Exception):
                 raise error
             if not isinstance(error, IngleError):
-                _log.error("unhandled error", job=self.job.id, task_type=self.job.task_type, exc_info=error)
+                _log.error("unhandled error in job %s (%s)", self.job.id, self.job.task_type, exc_info=error)
             if self.why is None and not isinstance(error, RequestCancelled | ServerDraining):
                 return failure_of(error)
         match self.why:

@@ -1,18 +1,17 @@
 """Chores around jobs, each at its own pace. Every process does them; none of them leads."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-
-import structlog
 
 from application.job_ports import JobStatistics
 from application.webhooks import AT_ONCE, Webhooks
 from domain.errors import IngleError
 from domain.job_repository import Expire, JobRepository, Promote, Prune, Reap
 
-_log = structlog.get_logger("ingle.sweeper")
+_log = logging.getLogger("ingle.sweeper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,6 @@ async def _rounds(name: str, seconds: float, chore: Callable[[], Awaitable[None]
         try:
             await chore()
         except IngleError as error:
-            _log.warning("a chore failed", chore=name, code=error.code, reason=str(error))
+            _log.warning("the chore %s failed: %s (%s)", name, error, error.code)
         except Exception as error:  # the next round may fare better, and the others must go on
-            _log.error("a chore failed", chore=name, exc_info=error)
+            _log.error("the chore %s failed", name, exc_info=error)

@@ -6,12 +6,11 @@ work and reports nothing. A database that is away for a while stops nothing; the
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-import structlog
 
 from application.held_job import HeldJob, ReportPauses, Why
 from application.job_handlers import JobHandler
@@ -26,7 +25,7 @@ _SEEN_SECONDS = 10.0
 
 _TOLD_TO_STOP = "the worker was told to stop"
 
-_log = structlog.get_logger("ingle.worker")
+_log = logging.getLogger("ingle.worker")
 
 
 class Profiles(Protocol):
@@ -151,7 +150,7 @@ class Worker:
         if dead:
             freed = await self._jobs.sweep(Reap(dead))
             await self._register.forget(dead)
-            _log.info("jobs of dead workers are free again", workers=dead, jobs=freed)
+            _log.info("%d jobs of dead workers are free again", freed)
 
     # -- claiming -------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class Worker:
             )
             taken = await self._jobs.claim(claim)
         except IngleError as error:
-            _log.warning("no jobs can be claimed", code=error.code, reason=str(error))
+            _log.warning("no jobs can be claimed: %s (%s)", error, error.code)
             return False
         if self._stopping:
             await self._give_back(taken)
@@ -217,11 +216,11 @@ class Worker:
                 settled = await self._jobs.settle(settlement)
             except IngleError as error:
                 if not error.retryable or self._hopeless(held):
-                    _log.warning("a report was not taken", job=job.id, code=error.code, reason=str(error))
+                    _log.warning("the report of job %s was not taken: %s (%s)", job.id, error, error.code)
                     return
                 await asyncio.sleep(pause)
                 continue
-            _log.info("job settled", job=job.id, task_type=job.task_type, status=str(settled.job.status))
+            _log.info("job %s (%s) is %s", job.id, job.task_type, settled.job.status)
             return
 
     def _hopeless(self, held: HeldJob) -> bool:
@@ -250,7 +249,7 @@ class Worker:
             answers = await self._jobs.extend([one.beat for one in held])
         except IngleError as error:
             # The work goes on: nobody else can have the job while the database is away.
-            _log.warning("no heartbeat", code=error.code, reason=str(error))
+            _log.warning("no heartbeat: %s (%s)", error, error.code)
             return
         for one, answer in zip(held, answers, strict=True):
             if not isinstance(answer, Extension):

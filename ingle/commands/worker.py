@@ -18,7 +18,7 @@ def command(invocation: Invocation, limit: str | None, log_level: str | None) ->
 
     \b
     Example:
-      INGLE_DATABASE_URL=postgresql://ingle@db/ingle ingle worker --limit 8
+      ingle worker --limit 8
     """
     settings = invocation.settings(worker_claim_limit=limit, log_level=log_level)
 
