@@ -84,13 +84,17 @@ def schema_of(kind: type[Body]) -> dict[str, Any]:
     """The JSON schema of a body with every definition in its place: OpenAPI looks for them elsewhere."""
     schema = kind.model_json_schema()
     definitions = schema.pop("$defs", {})
-    resolved: dict[str, Any] = json.loads(json.dumps(schema), object_hook=lambda part: _resolve(part, definitions))
+    return _resolved(schema, definitions)
+
+
+def _resolved(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """No body here holds one of its own kind, so this comes to an end."""
+
+    def resolve(part: dict[str, Any]) -> dict[str, Any]:
+        reference = part.get("$ref")
+        if not isinstance(reference, str):
+            return part
+        return _resolved(definitions[reference.rpartition("/")[2]], definitions)
+
+    resolved: dict[str, Any] = json.loads(json.dumps(schema), object_hook=resolve)
     return resolved
-
-
-def _resolve(part: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    reference = part.get("$ref")
-    if isinstance(reference, str):
-        found: dict[str, Any] = definitions[reference.rpartition("/")[2]]
-        return found
-    return part

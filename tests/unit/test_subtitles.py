@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from domain.cue_options import CueOptions
 from domain.cues import cues_of, fits_a_cue, width
-from domain.errors import InvalidRequest
 from domain.subtitles import SubtitleFormat, render
 from domain.transcription import Segment, SpeechTask, Transcript, Word
 
