@@ -25,6 +25,8 @@ from tests.faults.test_serve import Running, serving
 from tests.needs import default_settings
 
 TEXT = "qwen2.5-coder:0.5b"
+# So many that all five are still being written when the worker is killed.
+TOKENS = 200
 # Longer than the event loop of a process that loads a model can be held up on a busy machine.
 LEASE = 3.0
 QUICK = {
@@ -156,7 +158,7 @@ def test_five_generations_of_a_killed_worker_are_done_by_another(tmp_path: Path)
         "INGLE_DATABASE_URL": f"sqlite:///{tmp_path / 'jobs.db'}",
         "INGLE_MODELS_DIR": str(default_settings().models_dir),
     }
-    story = {"user": "Write a story about a lighthouse.", "max_tokens": 48, "seed": 7}
+    story = {"user": "Write a story about a lighthouse.", "max_tokens": TOKENS, "seed": 7}
     body = {"owner_service": "stories", "task_type": "llm_chat", "model_profile": TEXT, "input": story}
     with (
         serving(tmp_path, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server,
@@ -186,5 +188,5 @@ def test_five_generations_of_a_killed_worker_are_done_by_another(tmp_path: Path)
             second.process.send_signal(signal.SIGTERM)
             assert second.process.wait(30) == 0
         direct = {"model": TEXT, "messages": [{"role": "user", "content": story["user"]}], "stream": False}
-        answer = client.post("/generate", json=direct | {"max_tokens": 48, "seed": 7}).json()
+        answer = client.post("/generate", json=direct | {"max_tokens": TOKENS, "seed": 7}).json()
         assert answer["response"] == jobs[0]["result"]["content"]
