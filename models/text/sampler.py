@@ -8,6 +8,7 @@ import torch
 from domain.errors import GenerationFailed
 from domain.generation import SamplingParams
 from models.text.guidance import Form
+from models.text.native.choice import greatest
 from models.text.sequence import Sequence
 
 # Sorting a whole vocabulary to find a nucleus costs more than the step; the most likely few nearly always do.
@@ -48,7 +49,7 @@ class Sampler:
 
     def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Samples:
         """One token for each row of `[rows, vocabulary]`."""
-        best, greedy = logits.max(dim=1)
+        best, greedy = greatest(logits)
         valid = torch.isfinite(best).tolist()
         tokens: list[int | GenerationFailed] = list(greedy.tolist())
         ranked: dict[int, Ranked] = {}

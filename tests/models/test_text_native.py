@@ -9,6 +9,7 @@ import torch
 from domain.generation import SamplingParams
 from models.text.linear import Int8Linear
 from models.text.native.arena import Arena
+from models.text.native.choice import greatest
 from models.text.native.library import library, why_not
 from models.text.native.product import Product, room_of
 from models.text.native.team import Team
@@ -112,6 +113,20 @@ def test_products_of_whole_numbers_are_exact(rows: int) -> None:
     x[:, 3] = -127
     product = Product([part], Arena(room_of([part])))
     assert torch.equal(product.multiply(Team(2), x)[:, :70], x @ weight.float().T + bias)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 520, 151_936])
+def test_the_greatest_number_is_that_of_torch(count: int) -> None:
+    rows = torch.randn(5, count, generator=torch.Generator().manual_seed(count))
+    rows[1] = rows[1].round()
+    rows[2, count // 2] = float("nan")
+    rows[3] = float("-inf")
+    rows[4, -1] = float("inf")
+    number, place = greatest(rows)
+    expected, _ = rows.max(dim=1)
+    assert torch.equal(number.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    for row in (0, 1, 3, 4):
+        assert place[row] == (rows[row] == expected[row]).nonzero()[0]
 
 
 def test_numbers_that_are_none_stay_none() -> None:

@@ -124,6 +124,7 @@ def library() -> ctypes.CDLL | None:
     loaded.forward_scratch.argtypes, loaded.forward_scratch.restype = [POINTER(Decoder), c_int64], c_int64
     loaded.product.argtypes = [c_void_p, POINTER(ProductWeights), c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
     loaded.product.restype = None
+    loaded.greatest.argtypes, loaded.greatest.restype = [c_void_p, c_int64, c_int64, c_void_p, c_void_p], None
     loaded.pack_weights.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p]
     loaded.pack_weights.restype = None
     return loaded
