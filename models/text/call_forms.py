@@ -7,12 +7,9 @@ from typing import Any
 
 from domain.errors import InvalidRequest
 from domain.tools import Tool
-from models.text.marks import CallSyntax
+from models.text.marks import MAX_CALLS, CallSyntax
 
 IdOf = Callable[[str], int | None]
-
-MAX_CALLS = 16
-"""How many calls an answer of nothing but calls may hold: a small model may repeat one for as long as it is let."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ _KNOWN = frozenset((THINK, THINK_END, "<tool_call>", "</tool_call>", "<tool_resp
 _LOOKS = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|\[/?[A-Z_]+\]")  # noqa: RUF001
 
 
+# An answer holds no more calls: a small model that may or must call repeats one for as long as it is let.
+MAX_CALLS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class CallSyntax:
     """How a family writes a call: `opening` {"name": …, `key`: …} `closing`.

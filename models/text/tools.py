@@ -12,7 +12,7 @@ from domain.tools import ToolCall
 from models.text.call_ids import NewId
 from models.text.call_json import JsonEnd, calls_in
 from models.text.decoding import overlap
-from models.text.marks import CallSyntax
+from models.text.marks import MAX_CALLS, CallSyntax
 from models.text.parts import Kind, Part, some, split_left, split_right
 
 _FENCE = "```"
@@ -34,10 +34,6 @@ class _State(Enum):
     TEXT = auto()
     CALL = auto()
     AFTER = auto()
-
-
-# Small models that must call a tool go on calling, the same one over and over, until their context is full.
-MAX_CALLS = 16
 
 
 class CallReader:

@@ -11,14 +11,14 @@ from domain.generation import TokenLogprob
 from domain.tools import ToolCall
 from models.text.call_ids import call_ids
 from models.text.decoding import StopStrings, TextStream
-from models.text.marks import BARE, HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, CallSyntax
+from models.text.marks import BARE, HERMES, LLAMA, MAX_CALLS, MISTRAL, MISTRAL_NAMED, CallSyntax
 from models.text.parts import Kind, Part
 from models.text.reading import PartsReader
 from models.text.reasoning import ThinkingReader
 from models.text.sampler import Ranked
 from models.text.shown_logprobs import HeldLogprobs
 from models.text.tokenizer import TextTokenizer, TokenizerSettings
-from models.text.tools import MAX_CALLS, CallReader
+from models.text.tools import CallReader
 from tests.models.tiny import tool_tokenizer
 
 NAMES = frozenset(("weather", "time"))

@@ -16,8 +16,8 @@ from domain.errors import InvalidRequest
 from domain.generation import FinishReason, GenerationRequest, SamplingParams, TextChunk
 from domain.prompt import Chat, Message, Role, TokenIds
 from domain.tools import Tool, ToolCall, ToolChoice, ToolMode
-from models.text.call_forms import MAX_CALLS
 from models.text.engine import TextEngine
+from models.text.marks import MAX_CALLS
 from tests.models.scripted import follow_script
 from tests.models.talking import idle, talking
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny
