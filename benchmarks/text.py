@@ -35,7 +35,9 @@ def measure(
 ) -> Measured:
     """Everything, round by round. Raises RequestFailed, ServerFailed, WorkerFailed, httpx2.HTTPError."""
     with ExitStack() as stack:
-        server = stack.enter_context(Server("--preload", model, "--device", device))
+        # What guesses give depends on how often a text repeats itself; `benchmarks.lookup` measures that by itself.
+        environment = {**os.environ, "INGLE_SPECULATION": "off"}
+        server = stack.enter_context(Server("--preload", model, "--device", device, environment=environment))
         url = f"{server.url}/v1"
         ours = stack.enter_context(Target(OURS, url, model))
         servers = [stack.enter_context(Target(name, at, max_streams=peer_streams)) for name, at in peers]
