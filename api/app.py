@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api import docs_page, not_offered
+from api.auth import Gate
 from api.body_guard import BodyGuard
 from api.cancelling import Cancellable, Cancellations
 from api.failures import Failures, on_http_exception
@@ -17,6 +18,7 @@ from api.jobs import routes as job_routes
 from api.native import (
     asr,
     detect_language,
+    file_upload,
     generate,
     memory,
     models,
@@ -39,6 +41,7 @@ UPLOAD_PATHS = (
     "/transcribe/batch",
     "/detect-language",
     "/asr",
+    *file_upload.PATHS,
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
 )
@@ -66,6 +69,8 @@ def create_app(services: Services) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # Before every route, those among them that are added one day and say nothing of who may use them.
+        dependencies=[Depends(Gate(services.keys, cancellations))],
         middleware=_layers(services, cancellations),
         exception_handlers={HTTPException: on_http_exception},
     )
@@ -80,6 +85,7 @@ def create_app(services: Services) -> FastAPI:
         transcribe_batch.routes(services, folder),
         detect_language.routes(services, folder),
         asr.routes(services, folder),
+        file_upload.routes(services, folder),
         queue.routes(services, cancellations),
         openai_routes.routes(services, folder),
         ollama_routes.routes(services),
@@ -87,8 +93,8 @@ def create_app(services: Services) -> FastAPI:
         not_offered.routes(),
     ):
         app.include_router(router)
-    if services.exposure.docs:
-        app.include_router(docs_page.routes(app))
+    if services.exposure.docs != "off":
+        app.include_router(docs_page.routes(app, anybody=services.exposure.docs == "public"))
     return app
 
 

@@ -1,6 +1,7 @@
 """Requests that somebody else may cancel: to their routes it looks as if the client had left, but it gets an answer."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -8,24 +9,41 @@ from api.request_ids import request_id_of
 from domain.errors import RequestCancelled
 
 
+@dataclass(slots=True)
+class _Live:
+    """A request that is being answered; `caller` is None until it is known who sent it."""
+
+    wish: asyncio.Event = field(default_factory=asyncio.Event)
+    caller: str | None = None
+
+
 class Cancellations:
-    """The requests that are being answered, by their ids, and the wish to end one."""
+    """The requests that are being answered, by their ids: whose they are, and the wish to end one."""
 
     def __init__(self) -> None:
-        self._live: dict[str, asyncio.Event] = {}
+        self._live: dict[str, _Live] = {}
 
     def cancel(self, request_id: str) -> bool:
         """End the request of that id; False if there is none."""
-        wish = self._live.get(request_id)
-        if wish is None:
+        live = self._live.get(request_id)
+        if live is None:
             return False
-        wish.set()
+        live.wish.set()
         return True
 
     def enter(self, request_id: str) -> asyncio.Event:
         """A request has come in; the event is set when it is to end."""
-        wish = self._live[request_id] = asyncio.Event()
-        return wish
+        live = self._live[request_id] = _Live()
+        return live.wish
+
+    def belongs(self, request_id: str, caller: str) -> None:
+        """The request of that id was sent with the key named `caller`."""
+        self._live[request_id].caller = caller
+
+    def is_of(self, request_id: str, caller: str) -> bool:
+        """Whether that key sent the request of that id."""
+        live = self._live.get(request_id)
+        return live is not None and live.caller == caller
 
     def leave(self, request_id: str) -> None:
         """It is answered."""

@@ -9,7 +9,9 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from api.auth import needs, public
 from api.bodies import Body
+from domain.access import Scope
 
 # No other host may be asked for anything; Swagger UI sets styles from its script and draws data: images.
 CONTENT_SECURITY_POLICY = (
@@ -38,23 +40,27 @@ _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLink
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
-def routes(app: FastAPI) -> APIRouter:
-    """The routes of this page; the description is that of `app`."""
+def routes(app: FastAPI, *, anybody: bool = False) -> APIRouter:
+    """The routes of this page, for `anybody` or for every key; the description is that of `app`."""
+    opened = public if anybody else needs(*Scope)
     router = APIRouter(include_in_schema=False)
     static = importlib.resources.files("fastapi_offline") / "static"
     assets = {name: (static / name).read_bytes() for name in _ASSETS}
     assets["start.js"] = _START.encode()
 
     @router.get("/docs")
+    @opened
     async def docs() -> Response:
         return HTMLResponse(_PAGE, headers={"content-security-policy": CONTENT_SECURITY_POLICY})
 
     @router.get("/openapi.json")
+    @opened
     async def openapi() -> Response:
-        return JSONResponse(app.openapi())
+        return JSONResponse(with_keys(app.openapi()))
 
     def serve(name: str, content: bytes) -> None:
         @router.get(f"/docs/{name}", name=name)
+        @opened
         async def asset() -> Response:
             media_type = _ASSETS.get(name, "text/javascript")
             return Response(content, media_type=media_type, headers={"cache-control": CACHE_CONTROL})
@@ -62,6 +68,16 @@ def routes(app: FastAPI) -> APIRouter:
     for name, content in assets.items():
         serve(name, content)
     return router
+
+
+def with_keys(description: dict[str, Any]) -> dict[str, Any]:
+    """The description, and how a key is shown; a server without keys asks for none."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    components = {**description.get("components", {}), "securitySchemes": schemes}
+    return {**description, "components": components, "security": [*({name: []} for name in schemes), {}]}
 
 
 def describes(kind: type[Body], *, required: bool = True, query: bool = False) -> dict[str, Any]:

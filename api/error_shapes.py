@@ -174,6 +174,8 @@ def _ollama_text(error: IngleError, path: str) -> str:
                 f"model requires more system memory ({needed / GIB:.1f} GiB) "
                 f"than is available ({available / GIB:.1f} GiB)"
             )
+        case _ if error.code == "invalid_api_key":
+            return "unauthorized"
         case _ if error.code == "missing_body":
             return "missing request body"
         case _ if error.code == "not_found":

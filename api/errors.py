@@ -109,6 +109,33 @@ class OriginNotAllowed(TransportFailure):
     code = "origin_not_allowed"
 
 
+class InvalidApiKey(TransportFailure):
+    """This needs an API key that the server knows, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+    code = "invalid_api_key"
+
+
+class InsufficientScope(TransportFailure):
+    """The API key does not open this."""
+
+    code = "insufficient_scope"
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(f"this needs an API key with the scope {' or '.join(scopes)}", scopes=list(scopes))
+
+
+class OwnerForbidden(TransportFailure):
+    """The API key is bound to other owners."""
+
+    code = "owner_forbidden"
+
+
+class ProfileForbidden(TransportFailure):
+    """The API key is bound to other model profiles."""
+
+    code = "profile_forbidden"
+
+
 class UnsupportedValue(InvalidRequest):
     """A field of the request has a value that is not offered here."""
 
@@ -191,6 +218,8 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     domain.NoAudioTrack: _INVALID,
     domain.AudioTooLong: _same(413),
     domain.DecodeTimeout: _INVALID,
+    domain.StoredFileNotFound: _same(404),
+    domain.StoredFileMissing: _same(500),
     domain.JobNotFound: _same(404),
     domain.LeaseLost: _same(409),
     domain.LeaseRequired: _same(409),
@@ -221,6 +250,10 @@ STATUSES: Mapping[type[IngleError], Statuses] = {
     RequestNotFound: _same(404),
     MethodNotAllowed: _same(405),
     HostNotAllowed: _same(403),
+    InvalidApiKey: _same(401),
+    InsufficientScope: _same(403),
+    OwnerForbidden: _same(403),
+    ProfileForbidden: _same(403),
     OriginNotAllowed: _same(403),
     ClientLeft: _same(499),
     InvalidFields: _INVALID,
@@ -251,6 +284,8 @@ def problems_of(error: IngleError) -> list[dict[str, Any]]:
 def headers_of(error: IngleError, status: int) -> dict[str, str]:
     """What a failure says beside its body: when to come back, and whether that would help."""
     headers: dict[str, str] = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
         seconds = error.retry_after_seconds if isinstance(error, domain.Overloaded) else 1.0
         # The jitter keeps refused clients from coming back all at once.

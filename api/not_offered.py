@@ -1,11 +1,12 @@
 """What the specification names and this version does not have yet: 501, in the shape of the path's dialect."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter
-from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs, public
+from domain.access import Scope
 from domain.errors import NotOffered
 
 EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -18,15 +19,9 @@ _NATIVE = {
 }
 
 _FILES = {
-    "/task/{id}": ("GET",),
-    "/file/upload": ("POST",),
     "/file/query": ("POST",),
     "/files/ask": ("POST",),
     "/file/search/session/{session_id}": ("DELETE",),
-}
-
-_JOBS = {
-    "/jobs/{id}/audio": ("GET",),
 }
 
 _OLLAMA = {
@@ -69,27 +64,34 @@ NOT_OFFERED: dict[str, Sequence[str]] = {
     **_NATIVE,
     **_FILES,
     **{f"/api{path}": methods for path, methods in _FILES.items()},
-    **{f"/api/v1{path}": methods for path, methods in _JOBS.items()},
     **_OLLAMA,
     **_OPENAI,
 }
+
+
+_FILE_PATHS = ("/file", "/api/file", "/v1/files", "/v1/uploads", "/v1/vector_stores", "/v1/batches")
 
 
 def routes() -> APIRouter:
     """A route for each of them, so that a wrong method is still 405 and a wrong path still 404."""
     router = APIRouter()
     for path, methods in NOT_OFFERED.items():
-        router.add_route(path, _refuse, methods=list(methods), include_in_schema=False)
+        router.add_api_route(path, _refusal(path), methods=list(methods), include_in_schema=False)
     return router
 
 
-async def _refuse(request: Request) -> Response:
-    del request
-    raise NotOffered()
+def _refusal(path: str) -> Callable[[], Awaitable[Response]]:
+    """An endpoint that is opened by what will open the route when there is something behind it."""
+
+    async def refuse() -> Response:
+        raise NotOffered()
+
+    return public(refuse) if path == "/ui" else needs(_scope_of(path))(refuse)
 
 
-def refuse_background(request: Request) -> None:
-    """Raise NotOffered for `Prefer: respond-async`: there are no jobs yet."""
-    preferences = ",".join(request.headers.getlist("prefer")).lower()
-    if "respond-async" in {preference.split(";")[0].strip() for preference in preferences.split(",")}:
-        raise NotOffered("Prefer: respond-async: this version has no jobs yet")
+def _scope_of(path: str) -> Scope:
+    if path.startswith(_FILE_PATHS):
+        return Scope.FILES
+    if path in _OLLAMA:
+        return Scope.ADMIN
+    return Scope.METRICS if path == "/metrics" else Scope.INFER

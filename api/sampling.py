@@ -5,7 +5,10 @@ from typing import Any
 
 from starlette.requests import Request
 
+from api.auth import caller_of
 from api.errors import InvalidFields, Problem
+from api.services import Limits
+from domain.access import Caller
 from domain.errors import InvalidRequest, UnsupportedParameter
 from domain.keep_alive import parse_keep_alive
 
@@ -33,9 +36,12 @@ def bias_of(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     return tuple((int(token), value) for token, value in pairs)
 
 
-def keep_alive_of(value: float | str | None) -> float | None:
-    """Seconds to stay in memory after the last use, or None for the server's default."""
-    return None if value is None else parse_keep_alive(value)
+def keep_alive_of(limits: Limits, caller: Caller, value: float | str | None) -> float | None:
+    """Seconds to stay in memory after the last use, or None for the server's default, which only ADMIN exceeds."""
+    if value is None:
+        return None
+    seconds = parse_keep_alive(value)
+    return seconds if caller.is_admin else min(seconds, limits.keep_alive)
 
 
 def new_tokens(wish: int | None, ceiling: int | None) -> int | None:
@@ -59,6 +65,11 @@ def deadline_of(request: Request, timeout: float | None, ceiling: float) -> floa
     return min(limits)
 
 
+def within(timeout: float | None, ceiling: float) -> float:
+    """Seconds that work may take where nobody waits on a connection: the smaller of field and ceiling."""
+    return ceiling if timeout is None else min(_checked_timeout("timeout", timeout), ceiling)
+
+
 def _checked_timeout(name: str, seconds: float) -> float:
     if not 0 < seconds <= MAX_TIMEOUT:
         raise InvalidRequest(f"{name} must be above 0 and at most {MAX_TIMEOUT:g} seconds", field=name)
@@ -66,7 +77,9 @@ def _checked_timeout(name: str, seconds: float) -> float:
 
 
 def client_of(request: Request) -> str:
-    """Whose turn a request takes: that of its address."""
+    """Whose turn a request takes: that of its key, or of its address where it has none."""
+    if name := caller_of(request.scope).name:
+        return f"key:{name}"
     return request.client.host if request.client is not None else ""
 
 

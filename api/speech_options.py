@@ -170,6 +170,13 @@ class TranscribeOptions(ListeningOptions):
     diarize: bool = False
     stream: bool = False
 
+    def as_json(self) -> dict[str, Any]:
+        """What was said of these options, so that it may be read again as a JSON body."""
+        said = self.model_dump(mode="json", exclude_unset=True)
+        if "clip_timestamps" in said:
+            said["clip_timestamps"] = [second for pair in self.clip_timestamps for second in pair]
+        return said
+
     def cue_options(self) -> CueOptions:
         """How cues are shaped. Raises InvalidRequest for a value out of range."""
         return CueOptions(

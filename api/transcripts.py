@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from api.answers import json_answer
 from api.speech_options import TranscribeOptions
+from domain.caveat import Caveat
 from domain.languages import LANGUAGES
 from domain.subtitles import SubtitleFormat, render
-from domain.transcription import Caveat, Segment, Transcript, Word
+from domain.transcription import Segment, Transcript, Word
 
 
 def segment_body(segment: Segment, *, raw_text: bool = False, with_words: bool = False) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def json_body(transcript: Transcript, options: TranscribeOptions, model: str, re
         "model": model,
         "device": transcript.device,
         "compute_type": transcript.compute_type,
-        "warnings": [_caveat_body(caveat) for caveat in transcript.warnings],
+        "warnings": [caveat_body(caveat) for caveat in transcript.warnings],
         "usage": usage_body(transcript),
         "request_id": request_id,
     }
@@ -83,7 +84,8 @@ def verbose_body(transcript: Transcript, options: TranscribeOptions, model: str,
     }
 
 
-def _caveat_body(caveat: Caveat) -> dict[str, Any]:
+def caveat_body(caveat: Caveat) -> dict[str, Any]:
+    """One entry of a list of warnings."""
     body = {"code": caveat.code, "message": caveat.message}
     return body if caveat.count is None else {**body, "count": caveat.count}
 

@@ -199,11 +199,18 @@ class _Incoming:
             file.remove()
 
     def uploads(self) -> list[Upload]:
-        return [Upload(file.path, file.size, _shown(name)) for file, name in self._files]
+        return [Upload(file.path, file.size, shown_name(name)) for file, name in self._files]
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """The client's name for a file, fit to be shown and for nothing else."""
     return "".join(char for char in name if char.isprintable())[:MAX_FILE_NAME]
+
+
+def claimed_bytes(request: Request) -> int:
+    """How large the client says that the body is; 0 where it says nothing that can be read."""
+    claimed = request.headers.get("content-length", "")
+    return int(claimed) if claimed.isascii() and claimed.isdecimal() and len(claimed) < 20 else 0
 
 
 async def _receive(receive: Receive, take: Callable[[bytes], None], incoming: _Incoming, limit: int) -> None:

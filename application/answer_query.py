@@ -18,7 +18,7 @@ class Question:
     """What is asked, and of what. `system` None leaves the model's own system text.
 
     `truncate` allows to drop passages from the end until the prompt fits; without it a prompt that does not
-    fit raises ContextLengthExceeded. `keep_alive` is in seconds.
+    fit raises ContextLengthExceeded. `keep_alive` is in seconds; `client` says whose turn it is.
     """
 
     query: str
@@ -29,6 +29,7 @@ class Question:
     timeout_seconds: float | None = None
     keep_alive: float | None = None
     request_id: str = ""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,11 @@ class AnswerQuery:
             kept = await self._passages_that_fit(model_name, question)
             question = replace(question, passages=question.passages[:kept])
         request = GenerationRequest(
-            self._prompt(question, question.passages), question.sampling, question.timeout_seconds, question.request_id
+            self._prompt(question, question.passages),
+            question.sampling,
+            question.timeout_seconds,
+            question.request_id,
+            client=question.client,
         )
         generation = await self._generate.complete(model_name, request, keep_alive=question.keep_alive)
         return Answer(generation, len(question.passages))

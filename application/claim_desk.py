@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from application.attendance import Attendance
 from application.job_ports import WakeUp
 from domain.errors import IngleError
 from domain.job import Job
@@ -32,8 +33,11 @@ class _Waiting:
 class ClaimDesk:
     """Claims at once, or waits for work to claim. After `stop` nobody gets anything."""
 
-    def __init__(self, jobs: JobRepository, wake_up: WakeUp, *, poll_seconds: float = 0.2) -> None:
+    def __init__(
+        self, jobs: JobRepository, wake_up: WakeUp, attendance: Attendance | None = None, *, poll_seconds: float = 0.2
+    ) -> None:
         self._jobs = jobs
+        self._attendance = attendance
         self._wake_up = wake_up
         self._poll_seconds = poll_seconds
         self._line: deque[_Waiting] = deque()
@@ -45,7 +49,9 @@ class ClaimDesk:
         """Jobs, or none when `wait_seconds` are over. Cancelling the awaiting task gives back what it was given."""
         if self._stopped:
             return ()
-        jobs = await self._jobs.claim(claim)
+        if self._attendance is not None:
+            await self._attendance.note(claim.worker_id, claim.model_profiles)
+        jobs = await self._claim_now(claim)
         if jobs or not wait_seconds or self._stopped:
             return jobs
         waiting = _Waiting(claim, asyncio.get_running_loop().create_future())
@@ -62,6 +68,19 @@ class ClaimDesk:
             with contextlib.suppress(ValueError):
                 self._line.remove(waiting)
         return waiting.answer.result() if not waiting.answer.cancelled() else ()
+
+    async def _claim_now(self, claim: Claim) -> Sequence[Job]:
+        """What there is. A caller that leaves meanwhile leaves no job held: the claim is written all the same."""
+        task = asyncio.ensure_future(self._jobs.claim(claim))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back_when_claimed(task))
+            raise
+
+    async def _give_back_when_claimed(self, task: "asyncio.Future[Sequence[Job]]") -> None:
+        with contextlib.suppress(IngleError):
+            await self._give_back(await task)
 
     def stop(self) -> None:
         """Answer everybody who waits with nothing, now and from now on."""

@@ -23,6 +23,18 @@ class Sharing(StrEnum):
     EXCLUSIVE = "exclusive"
 
 
+class Group(StrEnum):
+    """Who shares a device: speech, and text with embeddings."""
+
+    SPEECH = "speech"
+    TEXT = "text"
+
+
+def group_of(task: Task) -> Group:
+    """The group that models for `task` belong to."""
+    return Group.SPEECH if task is Task.SPEECH else Group.TEXT
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A model that is to be loaded: `bytes` is what it needs, `waited` the seconds that it has stood first in line."""
@@ -119,15 +131,11 @@ class DeviceArbiter:
         return self._patiently(wish, Wait(held_back), [tenant.holding.model_id for tenant in busy])
 
     def _may_not_stay(self, tenant: Tenant, wish: Wish) -> bool:
-        return self.sharing is Sharing.EXCLUSIVE and _is_speech(tenant.task) != _is_speech(wish.task)
+        return self.sharing is Sharing.EXCLUSIVE and group_of(tenant.task) != group_of(wish.task)
 
     def _may_be_stopped(self, tenant: Tenant, wish: Wish) -> bool:
         """Where the groups share come what may, one does not stop the other."""
-        return self.sharing is not Sharing.SHARED or _is_speech(tenant.task) == _is_speech(wish.task)
+        return self.sharing is not Sharing.SHARED or group_of(tenant.task) == group_of(wish.task)
 
     def _patiently(self, wish: Wish, wait: Wait, blockers: Sequence[str]) -> Decision:
         return wait if wish.waited < self.max_hold else GiveUp(blockers)
-
-
-def _is_speech(task: Task) -> bool:
-    return task is Task.SPEECH

@@ -34,13 +34,19 @@ class ModelUnloaded:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSwapped:
-    """A device went from some models to another: `seconds` from the wish to the end of its load."""
+    """A device went from some models to another: `seconds` from the wish to the end of its load.
+
+    `at` is when, in seconds since the epoch; `left` and `came` are the groups of the device that made room and got it.
+    """
 
     device: str
     evicted: tuple[str, ...]
     loaded: str
     seconds: float
     bytes_freed: int
+    at: float
+    left: str
+    came: str
 
 
 @dataclass(frozen=True, slots=True)

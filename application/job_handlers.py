@@ -40,6 +40,8 @@ CODES: Mapping[type[IngleError], str] = {
     errors.DownloadTooLarge: "bad_audio",
     errors.DownloadFailed: "dependency_error",
     errors.AudioRefused: "bad_audio",
+    errors.StoredFileNotFound: "bad_input",
+    errors.StoredFileMissing: "storage_error",
     errors.ModelNotFound: "model_unavailable",
     errors.ModelNotLoaded: "model_unavailable",
     errors.ModelLoadFailed: "model_unavailable",

@@ -8,6 +8,17 @@ from typing import Any, Protocol
 from domain.job_limits import OwnerRules, QueueRules, QueueState
 
 
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """The profiles whose jobs nobody may claim (paused, or their breaker open), at the keeper's time in milliseconds.
+
+    That time is the one to judge leases by: the clocks of those who ask may be wrong.
+    """
+
+    at: int
+    profiles: Collection[str] = ()
+
+
 class JobRules(Protocol):
     """What the operator set for queues and owners. Changes hold from the next claim or create on.
 
@@ -39,14 +50,17 @@ class JobRules(Protocol):
         """Replace the rules of an owner."""
         ...
 
-    async def held(self) -> Collection[str]:
-        """The profiles whose jobs nobody may claim now: paused, or their breaker open."""
+    async def held(self) -> Holds:
+        """What may not be claimed now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker that lives or lived. `worker_id` is what it claims under; times are milliseconds since the epoch."""
+    """A worker that lives or lived. `worker_id` is what it claims under; times are milliseconds since the epoch.
+
+    `silent_ms` is how long ago the keeper saw it last.
+    """
 
     worker_id: str
     name: str
@@ -57,10 +71,14 @@ class WorkerRecord:
     started_at: int = 0
     last_seen_at: int = 0
     running: int = 0
+    silent_ms: int = 0
 
 
 class WorkerRegister(Protocol):
-    """Who works here. Times and `running` are the keeper's; those of a record that is given do not count."""
+    """Who works here. Times and `running` are the keeper's; those of a record that is given do not count.
+
+    A heartbeat of a job is a sign of its worker's life too.
+    """
 
     async def seen(self, worker: WorkerRecord) -> None:
         """Note that it lives; the first time, that it started. Callers see to it that this is rare (10 s)."""
@@ -75,11 +93,40 @@ class WorkerRegister(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A ready job that workers behind a broker are to be told of; `attempts` were made so far."""
+
+    job_id: str
+    task_type: str
+    attempts: int
+
+
 class Dispatchable(Protocol):
     """Hands out what should be told to a broker."""
 
-    async def undispatched(self, limit: int, task_types: Collection[str]) -> Sequence[tuple[str, str, int]]:
-        """(id, task type, attempt) of ready jobs that were never told about, or 30 s ago; noted as told now."""
+    async def undispatched(self, limit: int, task_types: Collection[str]) -> Sequence[Call]:
+        """Ready jobs that were never told of, oldest first, then those of 30 s ago; noted as told now."""
+        ...
+
+    async def untold(self, job_ids: Collection[str]) -> None:
+        """These could not be told after all."""
+        ...
+
+
+class Broker(Protocol):
+    """A message broker that wakes workers. Whatever it loses or doubles, only time is lost. Raises nothing."""
+
+    async def open_types(self) -> Collection[str] | None:
+        """Task types for which it takes calls, because not too many wait there; None while it cannot be reached."""
+        ...
+
+    async def publish(self, calls: Sequence[Call]) -> Collection[str]:
+        """Send each call, once; the ids of those that were not sent."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of it."""
         ...
 
 
@@ -146,6 +193,10 @@ class Outbox(Protocol):
         """Note how a try ended."""
         ...
 
+    async def postpone(self, delivery_id: str, ms: int) -> None:
+        """Put back one that was taken and not tried."""
+        ...
+
     async def is_gone(self, owner_service: str, endpoint: str) -> bool:
         """Whether that endpoint said that it is gone."""
         ...
@@ -201,5 +252,8 @@ class DatabaseHealth(Protocol):
     """How the database does."""
 
     async def check(self) -> Mapping[str, str]:
-        """`database`: ok or down; `schema`: ok, behind or unknown. Within a second; raises nothing."""
+        """`database`: ok, down, or full (it takes no writes); `schema`: ok, behind or unknown.
+
+        Within a second; raises nothing.
+        """
         ...

@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+from application.stored_files import StoredFiles
+from domain.errors import StoredFileNotFound
 from domain.job_repository import Added, Cancel, Changed, JobFilter, JobRepository, Retry
 from domain.new_job import NewBatch, NewJob
+from domain.stored_file import FileUse, file_id_of
 
 PAGE = 500
 SHOWN_IDS = 100
 CHAT_TYPES = ("llm_chat", "chat_completion")
 SPEECH_TYPES = ("transcribe", "transcribe_url")
+HANDLED_TYPES = (*CHAT_TYPES, *SPEECH_TYPES, "embed", "generate")
+"""What Ingle itself can run."""
 
 
 class CallbackGate(Protocol):
@@ -51,9 +56,10 @@ class Bulk:
 class JobQueue:
     """Submits jobs, one or many, and changes all those that a filter matches."""
 
-    def __init__(self, jobs: JobRepository, callbacks: CallbackGate) -> None:
+    def __init__(self, jobs: JobRepository, callbacks: CallbackGate, files: StoredFiles) -> None:
         self._jobs = jobs
         self._callbacks = callbacks
+        self._files = files
 
     async def submit(self, jobs: Sequence[NewJob], batch: NewBatch | None = None) -> Added:
         """Put jobs in line, all or none; see `JobRepository.add`.
@@ -63,6 +69,8 @@ class JobQueue:
         for owner, url in dict.fromkeys((job.owner_service, job.callback_url) for job in jobs):
             if url is not None:
                 await self._callbacks.admit(owner, url)
+        # Before the jobs: what they need must not go between the two.
+        await self._files.use([use for job in jobs if (use := _use_of(job)) is not None])
         return await self._jobs.add(jobs, batch)
 
     async def change_all(self, action: Cancel | Retry, wanted: JobFilter, limit: int, *, dry_run: bool) -> Bulk:
@@ -88,6 +96,25 @@ class JobQueue:
             if before is None:
                 break
         return Bulk(matched, changed, tuple(ids))
+
+
+def recording_of(task_type: str, given: Mapping[str, Any]) -> str | None:
+    """The token of the file that a job of that type and input hears; None where it names none."""
+    if task_type not in SPEECH_TYPES:
+        return None
+    token = given.get("file_path") or given.get("file_id")
+    return token if isinstance(token, str) else None
+
+
+def _use_of(job: NewJob) -> FileUse | None:
+    token = recording_of(job.task_type, job.input)
+    if token is None:
+        return None
+    try:
+        return FileUse(file_id_of(token), job.id, job.owner_service)
+    except StoredFileNotFound:
+        # Inputs are judged by whoever runs the job.
+        return None
 
 
 def new_job_id(now: float) -> str:

@@ -60,11 +60,11 @@ class JoinedRepository:
             return await self._external.load(spec)
         return await self._local.load(spec, options, on_progress)
 
-    async def unload(self, model: LoadedModel) -> int:
+    async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Take `model` out of memory; an external one frees none."""
         if model.info.spec.format is WeightFormat.REMOTE:
             return 0
-        return await self._local.unload(model)
+        return await self._local.unload(model, park=park)
 
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """What `load` would take: of an external model nothing."""

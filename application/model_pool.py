@@ -1,6 +1,7 @@
 """Which models are in memory. The pool lends them, and nothing else loads or unloads one.
 
-How they get in and out is the business of `slots`; here is who may have them, and for how long.
+How they get in and out is the business of `slots`, who waits for them that of `leases`, and what leaves when memory
+is short that of `memory_relief`; here is what may be asked of all of them.
 """
 
 import asyncio
@@ -9,22 +10,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, overload
 
 from application.device_arbiter import DeviceArbiter
+from application.device_standing import DeviceStanding, standing_of
 from application.events import DeviceSwapped, Publish
 from application.in_flight import RequestsInFlight
+from application.leases import Leases
+from application.memory_relief import MemoryRelief
 from application.ports import Clock, EmbeddingModel, SpeechModel, TextModel
 from application.residents import Resident, ResidentState, Unloaded
-from application.slot import Slot
+from application.shortages import Shortages
 from application.slots import Slots
-from domain.errors import (
-    IngleError,
-    ModelBusy,
-    ModelLoading,
-    ModelPinned,
-    ServerDraining,
-    UnsupportedCapability,
-)
-from domain.memory import MemoryFreed
-from domain.model import LoadOptions, Model, ModelSpec, Task
+from domain.errors import IngleError, ModelBusy, ModelPinned, ServerDraining, UnsupportedCapability
+from domain.memory import MemoryBounds, MemoryFreed
+from domain.model import LoadOptions, Model, ModelSpec, Task, WeightFormat
 from domain.repositories import LoadedModel, ModelRepository, OnLoadProgress
 
 
@@ -45,17 +42,25 @@ class ModelPool:
         keep_alive: float = 300.0,
         load_timeout: float = 300.0,
         default_options: LoadOptions | None = None,
+        speech_options: LoadOptions | None = None,
         arbiter: DeviceArbiter | None = None,
+        bounds: MemoryBounds | None = None,
+        shortages: Shortages | None = None,
     ) -> None:
+        """`default_options` complete those of callers and of models; `speech_options` do so for speech, if given.
+
+        `bounds` say when the machine is short of memory; caches that cannot grow tell `shortages`.
+        """
         self._repository = repository
-        self._clock = clock
-        self._keep_alive = keep_alive
-        self._load_timeout = load_timeout
         self._default_options = default_options or LoadOptions()
-        self._slots = Slots(repository, clock, publish, keep_alive, arbiter or DeviceArbiter())
-        self._optimising: asyncio.Task[MemoryFreed] | None = None
-        self._kept_out: dict[str, asyncio.Event] = {}
-        self._draining = False
+        self._speech_options = speech_options or self._default_options
+        self._clock = clock
+        self._arbiter = arbiter or DeviceArbiter()
+        slots = self._slots = Slots(repository, clock, publish, keep_alive, self._arbiter)
+        self._leases = Leases(repository, clock, slots, load_timeout)
+        self._relief = MemoryRelief(
+            repository, clock, slots, slots.room, bounds or MemoryBounds(), shortages or Shortages()
+        )
         self.requests = RequestsInFlight(clock)
 
     # -- looking ------------------------------------------------------------------------------------
@@ -74,10 +79,14 @@ class ModelPool:
         """When models last had to leave for another one."""
         return self._slots.last_swap
 
+    def standing_of(self, device: str) -> DeviceStanding:
+        """Who holds a device, and who waits for it."""
+        return standing_of(device, self.residents(), self._arbiter.sharing, self._slots.swaps, self._clock.now())
+
     @property
     def is_draining(self) -> bool:
         """Whether newcomers are refused because the end is near."""
-        return self._draining
+        return self._leases.is_draining
 
     def failure_of(self, model_id: str) -> IngleError | None:
         """Why the last load of a model failed, until one succeeds."""
@@ -112,8 +121,8 @@ class ModelPool:
 
         `keep_alive` (seconds, or FOREVER) replaces what earlier callers asked for. With a `request_id` it counts as
         a request in flight. Raises ModelNotFound,
-        UnsupportedCapability (a model for another task), ModelLoading (the load outlasts the load timeout),
-        ServerDraining, and whatever the load raises.
+        UnsupportedCapability (a model for another task), Overloaded (the machine is short of memory),
+        ModelLoading (the load outlasts the load timeout), ServerDraining, and whatever the load raises.
         """
         lent = self._lend(name, task, keep_alive)
         return lent if request_id is None else self._counted(lent, name, task, request_id)
@@ -131,7 +140,9 @@ class ModelPool:
         spec = self._repository.find(name)
         if spec.task is not task:
             raise UnsupportedCapability(f"model '{name}' is for {spec.task}: it cannot do {task}", field="model")
-        slot = await self._acquire(spec, self._options_for(spec, LoadOptions()))
+        if spec.format is not WeightFormat.REMOTE:
+            self._relief.check()
+        slot = await self._leases.acquire(spec, self._options_for(spec, LoadOptions()))
         if keep_alive is not None:
             slot.keep_alive = keep_alive
         assert slot.loaded is not None
@@ -142,61 +153,8 @@ class ModelPool:
 
     def _options_for(self, spec: ModelSpec, wanted: LoadOptions) -> LoadOptions:
         """`wanted`; what it leaves open is as the operator wants this model, else as all models are."""
-        return wanted.completed_by(spec.residence.options).completed_by(self._default_options)
-
-    async def _acquire(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress | None = None) -> Slot:
-        """A loaded slot with one more user; the caller must release it."""
-        deadline = self._clock.monotonic() + self._load_timeout
-        while True:
-            if self._draining:
-                raise ServerDraining()
-            if (back := self._kept_out.get(spec.id)) is not None:
-                await self._wait_for(back, deadline, f"the files of '{spec.id}' are being changed: ask again")
-                spec = self._repository.find(spec.id)
-                continue
-            slot = self._slots.get(spec.id) or self._slots.start_load(spec, options)
-            if slot.state is ResidentState.UNLOADING:
-                await self._wait_for_unload(slot, deadline)
-            elif slot.open.is_set():
-                break
-            else:
-                await self._wait_for(slot.open, deadline, f"model '{spec.id}' gives way to another: ask again")
-        slot.enter()
-        try:
-            await self._wait_for_load(slot, deadline, on_progress)
-        except BaseException:
-            self._slots.release(slot)
-            raise
-        return slot
-
-    async def _wait_for(self, event: asyncio.Event, deadline: float, refusal: str) -> None:
-        """Until `event` is set. Raises ModelLoading, with `refusal` as its message, when the deadline passes first."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await event.wait()
-        except TimeoutError:
-            raise ModelLoading(refusal) from None
-
-    async def _wait_for_load(self, slot: Slot, deadline: float, on_progress: OnLoadProgress | None) -> None:
-        """Until the load is over; it goes on if we are cancelled."""
-        if on_progress is not None:
-            slot.listeners.append(on_progress)
-        try:
-            await self._wait_for(
-                slot.settled, deadline, f"model '{slot.spec.id}' is still loading: ask again in a moment"
-            )
-        finally:
-            if on_progress is not None:
-                slot.listeners.remove(on_progress)
-        if slot.failure is not None:
-            raise slot.failure.with_traceback(None)
-
-    async def _wait_for_unload(self, slot: Slot, deadline: float) -> None:
-        """Until the unload is over, well or badly; it goes on if we are cancelled."""
-        assert slot.work is not None
-        await asyncio.wait({slot.work}, timeout=max(0.0, deadline - self._clock.monotonic()))
-        if not slot.work.done():
-            raise ModelLoading(f"model '{slot.spec.id}' is still being unloaded: ask again in a moment")
+        defaults = self._speech_options if spec.task is Task.SPEECH else self._default_options
+        return wanted.completed_by(spec.residence.options).completed_by(defaults)
 
     # -- loading ------------------------------------------------------------------------------------
 
@@ -220,7 +178,7 @@ class ModelPool:
         while True:
             resident = self._slots.get(spec.id)
             was_loaded = resident is not None and resident.state is ResidentState.LOADED
-            slot = await self._acquire(spec, exactly, on_progress)
+            slot = await self._leases.acquire(spec, exactly, on_progress)
             try:
                 assert slot.loaded is not None
                 info = slot.loaded.info
@@ -237,7 +195,7 @@ class ModelPool:
             finally:
                 self._slots.release(slot)
             self._slots.start_unload(slot, "replaced")
-            await self._wait_for_unload(slot, self._clock.monotonic() + self._load_timeout)
+            await self._leases.wait_for_unload(slot)
 
     # -- unloading ----------------------------------------------------------------------------------
 
@@ -257,7 +215,7 @@ class ModelPool:
             if slot.pinned and not force:
                 raise ModelPinned(f"model '{spec.id}' is pinned: unload it with force")
             self._slots.start_unload(slot, "asked")
-        await self._wait_for_unload(slot, self._clock.monotonic() + self._load_timeout)
+        await self._leases.wait_for_unload(slot)
         freed = slot.work.result() if slot.work is not None else None
         return Unloaded(spec.id, was_loaded=freed is not None, bytes_freed=freed or 0)
 
@@ -278,24 +236,10 @@ class ModelPool:
         is there: ModelNotFound, if that is nothing. Raises ModelNotFound, ModelBusy while the model is lent or on
         its way into memory, ModelPinned, ServerDraining.
         """
-        spec = self._repository.find(name)
-        while (back := self._kept_out.get(spec.id)) is not None:
-            deadline = self._clock.monotonic() + self._load_timeout
-            await self._wait_for(back, deadline, f"the files of '{spec.id}' are being changed: ask again")
-            spec = self._repository.find(name)
-        if self._draining:
-            raise ServerDraining()
-        slot = self._slots.get(spec.id)
-        if slot is not None and slot.state is ResidentState.LOADING:
-            raise ModelBusy(spec.id, slot.users)
-        back = self._kept_out[spec.id] = asyncio.Event()
-        try:
+        async with self._leases.keeping_out(name) as spec:
             await self.unload(spec.id)
             yield spec
             self._slots.failures.pop(spec.id, None)
-        finally:
-            del self._kept_out[spec.id]
-            back.set()
 
     # -- memory -------------------------------------------------------------------------------------
 
@@ -305,35 +249,26 @@ class ModelPool:
         `aggressive` unloads every idle unpinned model; `target_free_bytes` unloads idle ones, least recently
         used first, until the machine has that much free.
         """
-        if self._optimising is None or self._optimising.done():
-            self._optimising = asyncio.create_task(self._optimize(aggressive, target_free_bytes), name="optimize")
-        return await asyncio.shield(self._optimising)
+        return await self._relief.optimize(aggressive=aggressive, target_free_bytes=target_free_bytes)
 
-    async def _optimize(self, aggressive: bool, target_free_bytes: int | None) -> MemoryFreed:
-        before = self._repository.memory()
-        actions: list[str] = []
-        if aggressive:
-            actions += [f"unloaded {gone.model_id}" for gone in await self.unload_idle()]
-        actions += await self._repository.trim()
-        while target_free_bytes is not None and self._repository.memory().available < target_free_bytes:
-            idle = self._slots.idle()
-            if not idle:
-                break
-            await asyncio.shield(self._slots.start_unload(idle[0], "asked"))
-            actions += [f"unloaded {idle[0].spec.id}", *await self._repository.trim()]
-        return MemoryFreed(before, self._repository.memory(), tuple(actions))
+    def has_memory(self) -> bool:
+        """Whether the machine has memory enough for work to begin."""
+        return self._relief.has_memory()
+
+    async def watch_memory(self) -> None:
+        """Until it is cancelled: let idle models leave when memory is short, or when a cache has to grow."""
+        await self._relief.watch()
 
     # -- the end ------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Refuse new leases, end the work in flight, unload everything. Raises what the first failed unload did."""
-        self._draining = True
+        self._leases.drain()
         for slot in self._slots:
             if slot.state is not ResidentState.UNLOADING:
                 self._slots.start_unload(slot, "shutdown", ServerDraining())
         tasks: list[asyncio.Task[Any]] = [slot.work for slot in self._slots if slot.work is not None]
-        if self._optimising is not None:
-            tasks.append(self._optimising)
+        tasks.extend(self._relief.under_way())
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

@@ -124,7 +124,7 @@ class ModelLibrary(Protocol):
     * `copy` and `create` share the weights of the model that they start from and may replace a model that they made
       before; every other name that means something raises ModelExists.
     * `delete` takes the weights when no other name uses them. A model that a person placed in the models folder is
-      refused (InvalidRequest) by `delete`, `copy` and `create`: its files are that person's.
+      refused by `delete` (InvalidRequest): its files are that person's. What is made from it has no files of its own.
     * Each change is whole or has not happened, whatever interrupts it. A full disk raises InsufficientStorage.
     """
 

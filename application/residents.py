@@ -22,7 +22,8 @@ class Resident:
     `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires; `keep_alive`
     is how many seconds it stays after its last use, or FOREVER. `need` is what was foreseen of its memory and
     `bytes_taken` what its load was seen to take, None where others were taking and giving back at the same time;
-    `held_back` tells that newcomers wait, as somebody waits for this model to leave.
+    `held_back` tells that newcomers wait, as somebody waits for this model to leave, and `waits` that this one waits
+    for room to be loaded into.
     """
 
     spec: ModelSpec
@@ -37,6 +38,7 @@ class Resident:
     need: MemoryNeed
     bytes_taken: int | None = None
     held_back: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
 """Makes room for loads: measures, lets the arbiter decide, unloads, waits."""
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Tenant, Wait, Wish
 from application.ports import Clock
 from application.residents import ResidentState
 from application.slot import Slot
 from domain.errors import InsufficientMemory, Overloaded, RequestCancelled
-from domain.eviction import Holding
+from domain.eviction import Holding, victims_for
 from domain.memory import MemoryNeed
 from domain.model import LoadOptions
 from domain.repositories import ModelRepository
@@ -27,6 +29,10 @@ class Cleared:
     model_ids: tuple[str, ...] = ()
     bytes_freed: int = 0
 
+    def and_then(self, other: "Cleared") -> "Cleared":
+        """What left in two goes."""
+        return Cleared((*self.model_ids, *other.model_ids), self.bytes_freed + other.bytes_freed)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -41,6 +47,14 @@ class Look:
         return max(0, self.taken - before.taken) if is_sure else None
 
 
+class StartUnload(Protocol):
+    """Begins an unload and gives its task."""
+
+    def __call__(self, slot: Slot, reason: str, *, park: bool) -> "asyncio.Task[int | None]":
+        """With `park` the weights may stay near."""
+        ...
+
+
 class Room:
     """Whoever wants to load comes in here first; on each device one at a time, in the order in which they came.
 
@@ -53,7 +67,7 @@ class Room:
         clock: Clock,
         arbiter: DeviceArbiter,
         slots: Callable[[], Sequence[Slot]],
-        start_unload: Callable[[Slot, str], "asyncio.Task[int | None]"],
+        start_unload: "StartUnload",
     ) -> None:
         self._repository = repository
         self._clock = clock
@@ -62,6 +76,7 @@ class Room:
         self._start_unload = start_unload
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
+        self._reclaimed_at: dict[str, float] = {}
 
     def changed(self) -> None:
         """Something came free, or somebody has left: who waits looks again."""
@@ -95,18 +110,14 @@ class Room:
                         case Load():
                             return cleared
                         case Evict(model_ids):
-                            cleared = await self._evict(model_ids, cleared)
+                            cleared = await self._evict(model_ids, cleared, park=need.is_on_gpu)
                             reclaimed = False
                         case Wait(model_ids):
                             _let_in(held_back)
                             held_back = self._hold_back(model_ids)
                             await self._wait()
                         case GiveUp(blockers):
-                            raise Overloaded(
-                                f"'{slot.spec.id}' has to wait for memory that {_listed(blockers)} "
-                                f"{'is' if len(blockers) == 1 else 'are'} using: try again",
-                                retry_after_seconds=min(30.0, max(1.0, self._arbiter.max_hold)),
-                            )
+                            raise self._held_by(slot, blockers)
                         case NeverFits(pinned):
                             raise self.too_big(slot, need, pinned)
             finally:
@@ -116,24 +127,67 @@ class Room:
         """The refusal of a model that does not fit, with what would help."""
         held = sum(_bytes_of(other) for other in self._on(need.device) if other is not slot and other.pinned)
         available = max(0, self._repository.budget(need.device).ceiling - held)
-        wishes = ["choose a smaller model"]
-        if _could_be_narrower(slot.options, need):
-            wishes.append("load it with quantization int8")
-        if slot.options.num_ctx:
-            wishes.append("ask for a smaller num_ctx")
-        if pinned:
-            wishes.append(f"unload {_listed(pinned)}")
         return InsufficientMemory(
             f"'{slot.spec.id}' needs about {need.total / _GIB:.1f} GiB on {need.device}, where at most "
-            f"{available / _GIB:.1f} GiB can be had: {', or '.join(wishes)}",
+            f"{available / _GIB:.1f} GiB can be had: {_what_would_help(slot, need, pinned)}",
             needed_bytes=need.total,
             available_bytes=available,
         )
+
+    def too_little(self, slot: Slot, need: MemoryNeed) -> InsufficientMemory | Overloaded:
+        """The refusal of a model that ran out of memory twice although there had been room for it each time."""
+        others = [other for other in self._on(need.device) if other is not slot]
+        busy = [other.spec.id for other in others if other.users or other.state is ResidentState.LOADING]
+        if busy and self._shortage(need.device, need.total) > 0:
+            # They took it before the load could: it is not the model that is too large.
+            return self._held_by(slot, busy)
+        wishes = _what_would_help(slot, need, [other.spec.id for other in others if other.pinned])
+        return InsufficientMemory(
+            f"'{slot.spec.id}' ran out of memory twice while it was loaded, though about {need.total / _GIB:.1f} GiB "
+            f"had seemed enough: {wishes}",
+            needed_bytes=need.total,
+            available_bytes=self._repository.budget(need.device).room,
+        )
+
+    def _held_by(self, slot: Slot, blockers: Sequence[str]) -> Overloaded:
+        return Overloaded(
+            f"'{slot.spec.id}' has to wait for memory that {_listed(blockers)} "
+            f"{'is' if len(blockers) == 1 else 'are'} using: try again",
+            retry_after_seconds=min(30.0, max(1.0, self._arbiter.max_hold)),
+        )
+
+    async def make_for_cache(self, device: str, size: int) -> None:
+        """Let idle models leave for a cache that wants `size` bytes more; nobody who is busy is stopped or awaited."""
+        await self._wait_for_leaving(device)
+        if self._shortage(device, size) <= 0:
+            return
+        await self._reclaim_seldom(device)
+        holdings = [_tenant(slot).holding for slot in self._on(device) if slot.is_idle()]
+        await self._evict(victims_for(max(0, self._shortage(device, size)), holdings) or (), Cleared())
+
+    def _shortage(self, device: str, size: int) -> int:
+        return size - self._repository.budget(device).room
+
+    async def _reclaim_seldom(self, device: str) -> None:
+        """Caches that stay short ask again and again, and giving back prefixes each time would cost all of them."""
+        now = self._clock.monotonic()
+        if now - self._reclaimed_at.get(device, -math.inf) >= _LOOK_AGAIN:
+            self._reclaimed_at[device] = now
+            await self._repository.reclaim(device)
+
+    async def let_go(self, size: int) -> None:
+        """Unload idle models that give back `size` bytes of the machine's own memory; all of them if that is more."""
+        idle = [slot for slot in self._slots() if slot.is_idle() and slot.need.total and not slot.need.is_on_gpu]
+        victims = victims_for(size, [_tenant(slot).holding for slot in idle])
+        await self._evict([slot.spec.id for slot in idle] if victims is None else victims, Cleared())
 
     async def clear(self, device: str) -> None:
         """Unload everything idle on a device: a load ran out of memory although there had been room."""
         idle = [slot.spec.id for slot in self._on(device) if slot.is_idle()]
         await self._evict(idle, Cleared())
+        await self._wait_for_leaving(device)
+
+    async def _wait_for_leaving(self, device: str) -> None:
         leaving = {slot.work for slot in self._on(device) if slot.is_leaving() and slot.work is not None}
         if leaving:
             await asyncio.wait(leaving)
@@ -151,13 +205,13 @@ class Room:
     def _tenants(self, newcomer: Slot, device: str) -> Sequence[Tenant]:
         return [_tenant(slot) for slot in self._on(device) if slot is not newcomer and slot.is_booked]
 
-    async def _evict(self, model_ids: Sequence[str], cleared: Cleared) -> Cleared:
-        """Unload these; what they gave back is added to `cleared`."""
-        tasks = [self._start_unload(slot, "evicted") for slot in self._slots() if slot.spec.id in model_ids]
+    async def _evict(self, model_ids: Sequence[str], cleared: Cleared, *, park: bool = False) -> Cleared:
+        """Unload these; what they gave back is added to `cleared`. With `park` they will want to come back."""
+        tasks = [self._start_unload(slot, "evicted", park=park) for slot in self._slots() if slot.spec.id in model_ids]
         if tasks:
             await asyncio.wait(tasks)
         freed = sum(task.result() or 0 for task in tasks if not task.cancelled() and task.exception() is None)
-        return Cleared((*cleared.model_ids, *model_ids), cleared.bytes_freed + freed)
+        return cleared.and_then(Cleared(tuple(model_ids), freed))
 
     def _hold_back(self, model_ids: Sequence[str]) -> Sequence[Slot]:
         slots = [slot for slot in self._slots() if slot.spec.id in model_ids]
@@ -180,7 +234,18 @@ def _check_wanted(slot: Slot) -> None:
 
 def _could_be_narrower(options: LoadOptions, need: MemoryNeed) -> bool:
     """Whether the caller has refused int8, which CPUs compute in; left to itself the machine takes it where it can."""
-    return options.quantization == "none" and not need.device.startswith("cuda")
+    return options.quantization == "none" and not need.is_on_gpu
+
+
+def _what_would_help(slot: Slot, need: MemoryNeed, pinned: Sequence[str]) -> str:
+    wishes = ["choose a smaller model"]
+    if _could_be_narrower(slot.options, need):
+        wishes.append("load it with quantization int8")
+    if slot.options.num_ctx:
+        wishes.append("ask for a smaller num_ctx")
+    if pinned:
+        wishes.append(f"unload {_listed(pinned)}")
+    return ", or ".join(wishes)
 
 
 def _let_in(slots: Sequence[Slot]) -> None:

@@ -103,4 +103,5 @@ class Slot:
             need=self.need,
             bytes_taken=self.bytes_taken,
             held_back=not self.open.is_set(),
+            waits=self.state is ResidentState.LOADING and not self.is_booked,
         )

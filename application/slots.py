@@ -9,15 +9,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 
-from application.device_arbiter import DeviceArbiter
+from application.device_arbiter import DeviceArbiter, group_of
+from application.device_standing import Swaps
 from application.events import DeviceSwapped, ModelLoaded, ModelLoadRefused, ModelUnloaded, Publish
 from application.ports import Clock
 from application.residents import ResidentState
 from application.room import Cleared, Room
 from application.slot import Slot
 from domain.errors import IngleError, InsufficientMemory, ModelLoadFailed, Overloaded, RequestCancelled
-from domain.model import LoadOptions, ModelSpec
-from domain.repositories import LoadedModel, LoadProgress, ModelRepository, OnLoadProgress
+from domain.model import LoadOptions, ModelSpec, Task
+from domain.repositories import LoadProgress, ModelRepository, OnLoadProgress
 
 
 class Slots:
@@ -37,9 +38,11 @@ class Slots:
         self._publish = publish
         self._keep_alive = keep_alive
         self._slots: dict[str, Slot] = {}
-        self._room = Room(repository, clock, arbiter, lambda: list(self), self.start_unload)
+        self.room = Room(repository, clock, arbiter, lambda: list(self), self.start_unload)
         self.failures: dict[str, IngleError] = {}
         self.last_swap: DeviceSwapped | None = None
+        self.swaps: dict[str, Swaps] = {}
+        self._tasks: dict[str, Task] = {}
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._slots.values()))
@@ -58,7 +61,7 @@ class Slots:
         if slot.users == 0 and slot.state is ResidentState.LOADED:
             slot.arm(slot.last_used_at, self._expire)
         if slot.users == 0:
-            self._room.changed()
+            self.room.changed()
 
     def _expire(self, slot: Slot) -> None:
         if slot.is_idle():
@@ -74,6 +77,7 @@ class Slots:
         slot = Slot(spec, options, self._repository.need(spec, options), self.keep_alive_of(spec))
         slot.pinned = spec.residence.pinned
         self._slots[spec.id] = slot
+        self._tasks[spec.id] = spec.task
         slot.work = asyncio.create_task(self._load(slot), name=f"load {spec.id}")
         return slot
 
@@ -94,18 +98,15 @@ class Slots:
 
         began = self._clock.monotonic()
         try:
-            cleared = await self._room.make(slot, slot.need)
-            slot.is_booked = True
-            before = self._room.look(slot)
-            slot.loaded = await self._load_or_make_room(slot, tell_from_any_thread)
-            slot.bytes_taken = self._room.look(slot).taken_since(before)
+            cleared = await self._load_with_room(slot, tell_from_any_thread)
+            self._note_where(slot)
         except BaseException as error:
             self._refuse_load(slot, error)
             if not isinstance(error, Exception):
                 raise
             return
         finally:
-            self._room.changed()
+            self.room.changed()
         slot.loaded_at = slot.last_used_at = self._clock.now()
         self.failures.pop(slot.spec.id, None)
         slot.settle()
@@ -113,13 +114,34 @@ class Slots:
             slot.state = ResidentState.LOADED
             if slot.users == 0:
                 slot.arm(slot.loaded_at, self._expire)
+        assert slot.loaded is not None
         self._publish(ModelLoaded(slot.loaded.info))
         if cleared.model_ids:
             self._tell_of_swap(slot, cleared, self._clock.monotonic() - began)
 
+    def _note_where(self, slot: Slot) -> None:
+        """A device that failed may have left the model to another one."""
+        need = self._repository.need(slot.spec, slot.options)
+        if need.device != slot.need.device:
+            slot.need, slot.bytes_taken = need, None
+
     def _tell_of_swap(self, slot: Slot, cleared: Cleared, seconds: float) -> None:
-        self.last_swap = DeviceSwapped(slot.need.device, cleared.model_ids, slot.spec.id, seconds, cleared.bytes_freed)
-        self._publish(self.last_swap)
+        came = group_of(slot.spec.task)
+        left = {group_of(self._tasks[model_id]) for model_id in cleared.model_ids}
+        swap = DeviceSwapped(
+            slot.need.device,
+            cleared.model_ids,
+            slot.spec.id,
+            seconds,
+            cleared.bytes_freed,
+            at=self._clock.now(),
+            left=next(iter(left - {came}), came),
+            came=came,
+        )
+        past = self.swaps.get(swap.device)
+        self.swaps[swap.device] = Swaps(1 if past is None else past.total + 1, swap)
+        self.last_swap = swap
+        self._publish(swap)
 
     def _refuse_load(self, slot: Slot, error: BaseException) -> None:
         if isinstance(error, IngleError):
@@ -128,7 +150,6 @@ class Slots:
             failure = ModelLoadFailed(f"model '{slot.spec.id}' could not be loaded: {type(error).__name__}")
             failure.__cause__ = error
         forget_frames(failure)
-        slot.is_booked = False
         if not isinstance(failure, Overloaded | RequestCancelled):
             # Those say nothing about the model.
             self.failures[slot.spec.id] = failure
@@ -137,34 +158,51 @@ class Slots:
             del self._slots[slot.spec.id]
         self._publish(ModelLoadRefused(slot.spec.id, failure.code, str(failure)))
 
-    async def _load_or_make_room(self, slot: Slot, on_progress: OnLoadProgress) -> LoadedModel:
+    async def _load_with_room(self, slot: Slot, on_progress: OnLoadProgress) -> Cleared:
+        """Fill `slot`; returns who had to leave for it."""
+        cleared = await self.room.make(slot, slot.need)
         with suppress(InsufficientMemory):
-            return await self._repository.load(slot.spec, slot.options, on_progress)
+            await self._load_once(slot, on_progress)
+            return cleared
         # The failed attempt's traceback, which kept its tensors alive, is gone here.
-        await self._room.clear(slot.need.device)
+        await self.room.clear(slot.need.device)
         await self._repository.trim()
+        # Others may have taken what was free a moment ago: they are waited for as before.
+        cleared = cleared.and_then(await self.room.make(slot, slot.need))
         with suppress(InsufficientMemory):
-            return await self._repository.load(slot.spec, slot.options, on_progress)
-        pinned = [other.spec.id for other in self if other.pinned and other.need.device == slot.need.device]
-        raise self._room.too_big(slot, slot.need, pinned)
+            await self._load_once(slot, on_progress)
+            return cleared
+        raise self.room.too_little(slot, slot.need)
+
+    async def _load_once(self, slot: Slot, on_progress: OnLoadProgress) -> None:
+        slot.is_booked = True
+        before = self.room.look(slot)
+        try:
+            slot.loaded = await self._repository.load(slot.spec, slot.options, on_progress)
+        finally:
+            slot.is_booked = slot.loaded is not None
+        slot.bytes_taken = self.room.look(slot).taken_since(before)
 
     # -- out ----------------------------------------------------------------------------------------
 
-    def start_unload(self, slot: Slot, reason: str, refusal: IngleError | None = None) -> "asyncio.Task[int | None]":
+    def start_unload(
+        self, slot: Slot, reason: str, refusal: IngleError | None = None, *, park: bool = False
+    ) -> "asyncio.Task[int | None]":
         """From now on nobody gets the model; those who have it or wait for it are sent away.
 
-        The task's result is how many bytes came free, None if the load had failed. Whoever waits for the load
+        With `park` its weights may stay near, as it is likely to come back. The task's result is how many bytes came
+        free, None if the load had failed. Whoever waits for the load
         gets `refusal` (RequestCancelled).
         """
         assert slot.work is not None and slot.state is not ResidentState.UNLOADING
         slot.disarm()
         slot.state = ResidentState.UNLOADING
         slot.settle(refusal or RequestCancelled(f"model '{slot.spec.id}' was unloaded by force"))
-        slot.work = asyncio.create_task(self._unload(slot, slot.work, reason), name=f"unload {slot.spec.id}")
-        self._room.changed()
+        slot.work = asyncio.create_task(self._unload(slot, slot.work, reason, park), name=f"unload {slot.spec.id}")
+        self.room.changed()
         return slot.work
 
-    async def _unload(self, slot: Slot, load: "asyncio.Task[int | None]", reason: str) -> int | None:
+    async def _unload(self, slot: Slot, load: "asyncio.Task[int | None]", reason: str, park: bool) -> int | None:
         try:
             await asyncio.wait({load})
             if slot.loaded is None:
@@ -172,11 +210,11 @@ class Slots:
             if slot.users:
                 slot.loaded.abort()
                 await slot.idle.wait()
-            freed = await self._repository.unload(slot.loaded)
+            freed = await self._repository.unload(slot.loaded, park=park)
         finally:
             slot.loaded = None
             del self._slots[slot.spec.id]
-            self._room.changed()
+            self.room.changed()
         self._publish(ModelUnloaded(slot.spec.id, reason, freed))
         return freed
 

@@ -7,9 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from application.job_ports import JobStatistics
+from application.stored_files import StoredFiles
 from application.webhooks import AT_ONCE, Webhooks
 from domain.errors import IngleError
 from domain.job_repository import Expire, JobRepository, Promote, Prune, Reap
+
+TELLERS = 4
+"""So many rounds of webhooks at a time: two hosts that hang hold up two of them."""
 
 _log = logging.getLogger("ingle.sweeper")
 
@@ -22,15 +26,18 @@ class Paces:
     promote: float = 1.0
     webhooks: float = 1.0
     prune: float = 60.0
+    files: float = 5.0
+    strays: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sweeper:
-    """Frees the jobs of dead workers, ends and removes what is over, tells webhooks, folds statistics."""
+    """Frees the jobs of dead workers, ends and removes what is over, files too, tells webhooks, folds statistics."""
 
     jobs: JobRepository
     statistics: JobStatistics
     webhooks: Webhooks
+    files: StoredFiles
     paces: Paces = field(default_factory=Paces)
     prune: Prune = field(default_factory=Prune)
 
@@ -39,8 +46,11 @@ class Sweeper:
         async with asyncio.TaskGroup() as chores:
             chores.create_task(_rounds("reap", self.paces.reap, self._reap))
             chores.create_task(_rounds("promote", self.paces.promote, self._promote))
-            chores.create_task(_rounds("webhooks", self.paces.webhooks, self._tell))
+            for _ in range(TELLERS):
+                chores.create_task(_rounds("webhooks", self.paces.webhooks, self._tell))
             chores.create_task(_rounds("prune", self.paces.prune, self._prune))
+            chores.create_task(_rounds("files", self.paces.files, self.files.sweep))
+            chores.create_task(_rounds("strays", self.paces.strays, self.files.sweep_strays))
 
     async def _reap(self) -> None:
         await self.jobs.sweep(Reap())
@@ -59,7 +69,7 @@ class Sweeper:
         await self.jobs.sweep(self.prune)
 
 
-async def _rounds(name: str, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+async def _rounds(name: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
     while True:
         # The jitter keeps many processes from doing the same at the same moment.
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311

@@ -6,12 +6,12 @@ import hashlib
 import hmac
 import json
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from application.job_ports import Delivery, DeliveryStatus, Outbox, Tried
 from application.ports import Clock
@@ -25,6 +25,9 @@ PAUSES = (5, 30, 120, 600, 3600, 21_600, 86_400)
 """Seconds before the second, third, … try."""
 GONE = 410
 ANYBODY = "*"
+SEAT_SECONDS = 2.0
+"""How long a delivery waits for one of its host's two before it is put back, so that others need not wait for it."""
+LATER_MS = 10_000
 _LEAST_JITTER = 0.8
 
 
@@ -72,7 +75,7 @@ class Webhooks:
         self._sender = sender
         self._secrets = secrets
         self._clock = clock
-        self._hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PER_HOST))
+        self._seats: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def admit(self, owner_service: str, url: str) -> None:
         """Raise WebhookSecretMissing or CallbackRefused where events of that owner cannot be told to `url`."""
@@ -86,12 +89,29 @@ class Webhooks:
             raise CallbackRefused("callback_url has answered 410 Gone: redeliver to it first")
 
     async def dispatch(self) -> int:
-        """Tell what is due, at most twenty at once; returns how many were tried."""
+        """Tell what is due, at most twenty at once; returns how many were due.
+
+        May be called while an earlier call is still under way: a host that hangs holds up nobody but itself.
+        """
         due = await self._outbox.take(AT_ONCE)
         await asyncio.gather(*map(self._tell, due))
         return len(due)
 
     async def _tell(self, delivery: Delivery) -> None:
+        """Tell one, as soon as its host has a seat, or put it back."""
+        host = urlsplit(delivery.endpoint).hostname or ""
+        seats = self._seats.setdefault(host, asyncio.Semaphore(PER_HOST))
+        try:
+            await asyncio.wait_for(seats.acquire(), SEAT_SECONDS)
+        except TimeoutError:
+            await self._outbox.postpone(delivery.id, LATER_MS)
+            return
+        try:
+            await self._tell_now(delivery)
+        finally:
+            seats.release()
+
+    async def _tell_now(self, delivery: Delivery) -> None:
         keys = self._secrets.of(delivery.owner_service)
         if not keys:
             await self._after_failure(delivery, None, "this server has no secret for that owner")
@@ -109,10 +129,8 @@ class Webhooks:
             "webhook-timestamp": str(now),
             "webhook-signature": signature(keys, message_id, now, body),
         }
-        host = urlsplit(delivery.endpoint).netloc.lower()
         try:
-            async with self._hosts[host]:
-                status = await self._sender.send(delivery.endpoint, headers, body)
+            status = await self._sender.send(delivery.endpoint, headers, body)
         except IngleError as error:
             await self._after_failure(delivery, None, str(error))
             return

@@ -7,67 +7,32 @@ work and reports nothing. A database that is away for a while stops nothing; the
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from application.held_job import HeldJob, ReportPauses, Why
 from application.job_handlers import JobHandler
 from application.job_ports import JobRules, WakeUp, WorkerRecord, WorkerRegister
-from domain.errors import IngleError
+from application.worker_options import FIRST_POLL, Pace, Profiles, WorkerOptions
+from domain.errors import IngleError, JobNotFound
 from domain.job import Job
-from domain.job_repository import Claim, Complete, Extension, Fail, JobRepository, Reap, Release, Settlement
+from domain.job_repository import (
+    Claim,
+    Complete,
+    Extension,
+    Fail,
+    JobRepository,
+    Reap,
+    Release,
+    Settled,
+    Settlement,
+)
 
-_FIRST_POLL = 0.2
-_BEAT_SECONDS = 1.0
 _SEEN_SECONDS = 10.0
 
 _TOLD_TO_STOP = "the worker was told to stop"
 
 _log = logging.getLogger("ingle.worker")
-
-
-class Profiles(Protocol):
-    """Which model profiles can be run here. Cheap, and raises nothing."""
-
-    def runs(self, profile: str) -> bool:
-        """Whether there is a model for it."""
-        ...
-
-    def loaded(self, profiles: Collection[str]) -> Collection[str]:
-        """Those of `profiles` whose models are in memory."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """Who works, how much at a time, and how often it looks. Seconds."""
-
-    worker_id: str
-    name: str
-    host: str
-    pid: int
-    kind: str = "embedded"
-    limit: int = 4
-    poll_seconds: float = 2.0
-    beat_seconds: float = _BEAT_SECONDS
-
-
-@dataclass(slots=True)
-class _Pace:
-    """How long to wait for the next look: short after work, longer while there is none."""
-
-    most: float
-    seconds: float = field(default=_FIRST_POLL)
-
-    def next(self) -> float:
-        pause = min(self.seconds, self.most)
-        self.seconds = min(2 * self.seconds, self.most)
-        return pause * random.uniform(0.8, 1.2)  # noqa: S311
-
-    def reset(self) -> None:
-        self.seconds = _FIRST_POLL
 
 
 class Worker:
@@ -93,21 +58,32 @@ class Worker:
         self._profiles = profiles
         self._digest = digest
         self._options = options
-        self._held: dict[asyncio.Task[None], HeldJob] = {}
+        self._held: dict[asyncio.Task[Settled | None], HeldJob] = {}
+        # Places that are kept for claims under way.
+        self._kept = 0
+        self._freed = asyncio.Event()
         self._hint = asyncio.Event()
         self._stopping = False
 
+    @property
+    def task_types(self) -> Collection[str]:
+        """What it runs."""
+        return self._handlers.keys()
+
     async def run(self) -> None:
         """Claim and run jobs until `stop`; jobs that are held then go on until `drain` or their end."""
-        forget = self._wake_up.listen(lambda _: self._hint.set())
+        hinted, every = self._options.hinted, self._options.poll_seconds
+        forget = self._wake_up.listen(lambda _: self._hint.set() if hinted else None)
         beating = asyncio.create_task(self._beat_forever(), name="worker heartbeat")
-        pace = _Pace(self._options.poll_seconds)
+        pace = Pace(every, FIRST_POLL if hinted else every)
+        looks = hinted
         try:
             while not self._stopping:
                 self._hint.clear()
-                if await self._claim():
+                if looks and await self._claim():
                     pace.reset()
                     continue
+                looks = True
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hint.wait(), pace.next())
                     pace.reset()
@@ -122,10 +98,27 @@ class Worker:
             with contextlib.suppress(IngleError):
                 await self._register.forget([self._options.worker_id])
 
+    async def run_job(self, job_id: str) -> Settled | None:
+        """Claim that job and run it to its end; what was reported of it.
+
+        None where it is not to be had (gone, taken, over, held, deferred), cannot be run here, or was lost.
+        """
+        try:
+            job = await self._claim_by_id(job_id)
+        except IngleError as error:
+            _log.warning("job %s cannot be claimed: %s (%s)", job_id, error, error.code)
+            return None
+        if job is None:
+            return None
+        task = self._start(job)
+        await asyncio.wait({task})
+        return task.result()
+
     def stop(self) -> None:
         """Claim nothing any more."""
         self._stopping = True
         self._hint.set()
+        self._freed.set()
 
     async def drain(self, seconds: float) -> None:
         """Let what runs end, for so long; give back the rest."""
@@ -156,9 +149,10 @@ class Worker:
 
     async def _claim(self) -> bool:
         """Take what there is room for; whether anything was taken."""
-        room = self._options.limit - len(self._held)
+        room = self._room
         if room <= 0:
             return False
+        self._keep(room)
         try:
             queues = await self._rules.queues()
             waiting = [queue.rules.model_profile for queue in queues if queue.pending and not queue.rules.paused]
@@ -176,15 +170,52 @@ class Worker:
         except IngleError as error:
             _log.warning("no jobs can be claimed: %s (%s)", error, error.code)
             return False
+        finally:
+            self._keep(-room)
         if self._stopping:
             await self._give_back(taken)
             return False
         for job in taken:
-            held = HeldJob(job, self._handlers[job.task_type])
-            task = asyncio.create_task(self._run(held), name=f"job {job.id}")
-            self._held[task] = held
-            task.add_done_callback(self._let_go)
+            # There may be more where they came from.
+            self._start(job).add_done_callback(lambda _: self._hint.set())
         return bool(taken)
+
+    @property
+    def _room(self) -> int:
+        return self._options.limit - len(self._held) - self._kept
+
+    def _keep(self, places: int) -> None:
+        self._kept += places
+        if places < 0:
+            self._freed.set()
+
+    async def _claim_by_id(self, job_id: str) -> Job | None:
+        while self._room <= 0 and not self._stopping:
+            self._freed.clear()
+            await self._freed.wait()
+        if self._stopping:
+            return None
+        self._keep(1)
+        try:
+            job = await self._jobs.get(job_id)
+            if job.task_type not in self._handlers or not self._profiles.runs(job.model_profile):
+                return None
+            taken = await self._jobs.claim(Claim(self._options.worker_id, 1, job_id=job_id))
+        except JobNotFound:
+            return None
+        finally:
+            self._keep(-1)
+        if self._stopping:
+            await self._give_back(taken)
+            return None
+        return taken[0] if taken else None
+
+    def _start(self, job: Job) -> "asyncio.Task[Settled | None]":
+        held = HeldJob(job, self._handlers[job.task_type])
+        task = asyncio.create_task(self._run(held), name=f"job {job.id}")
+        self._held[task] = held
+        task.add_done_callback(self._let_go)
+        return task
 
     async def _give_back(self, taken: Sequence[Job]) -> None:
         """The worker was stopped while it claimed these."""
@@ -192,22 +223,23 @@ class Worker:
             with contextlib.suppress(IngleError):
                 await self._jobs.settle(Settlement(job.id, Release(reason=_TOLD_TO_STOP), job.lease_token))
 
-    def _let_go(self, task: "asyncio.Task[None]") -> None:
+    def _let_go(self, task: "asyncio.Task[Settled | None]") -> None:
         del self._held[task]
-        self._hint.set()
+        self._freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a job could not be reported", exc_info=error)
 
     # -- running --------------------------------------------------------------------------------------
 
-    async def _run(self, held: HeldJob) -> None:
+    async def _run(self, held: HeldJob) -> Settled | None:
         await held.end()
         report = held.report(self._digest)
-        if report is not None:
-            held.settling = True
-            await self._settle(held, report)
+        if report is None:
+            return None
+        held.settling = True
+        return await self._settle(held, report)
 
-    async def _settle(self, held: HeldJob, report: Complete | Fail | Release) -> None:
+    async def _settle(self, held: HeldJob, report: Complete | Fail | Release) -> Settled | None:
         """Write the report, however long the database is away; whoever has lost the job leaves it."""
         job = held.job
         settlement = Settlement(job.id, report, held.token, job.attempt)
@@ -217,11 +249,12 @@ class Worker:
             except IngleError as error:
                 if not error.retryable or self._hopeless(held):
                     _log.warning("the report of job %s was not taken: %s (%s)", job.id, error, error.code)
-                    return
+                    return None
                 await asyncio.sleep(pause)
                 continue
             _log.info("job %s (%s) is %s", job.id, job.task_type, settled.job.status)
-            return
+            return settled
+        return None
 
     def _hopeless(self, held: HeldJob) -> bool:
         """Whether a report that cannot be written is not worth waiting for: the lease heals it."""

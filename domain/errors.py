@@ -289,6 +289,21 @@ class DecodeTimeout(AudioRefused):
     code = "decode_timeout"
 
 
+# -- files that are kept --------------------------------------------------------------------------------
+
+
+class StoredFileNotFound(IngleError):
+    """There is no such file here any more: upload it again with purpose=transcribe."""
+
+    code = "file_not_found"
+
+
+class StoredFileMissing(IngleError):
+    """The file is not on this machine's disk: let INGLE_FILES_DIR name one folder that all processes share."""
+
+    code = "file_missing"
+
+
 # -- jobs -----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from domain.memory import MemoryBudget
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -17,6 +19,11 @@ class Holding:
     last_used_at: float
     in_use: bool = False
     pinned: bool = False
+
+
+def may_park(size: int, host: MemoryBudget) -> bool:
+    """Whether a model of `size` bytes that makes way on a GPU may wait in the machine's own memory meanwhile."""
+    return 0 < size <= host.room
 
 
 def victims_for(needed: int, holdings: Iterable[Holding]) -> Sequence[str] | None:

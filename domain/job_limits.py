@@ -22,8 +22,8 @@ class QueueRules:
 
     def __post_init__(self) -> None:
         _check("max_running", self.max_running, 0, 1_000_000)
-        _check("lease_seconds", self.lease_ms, 1_000, 3_600_000)
-        _check("timeout_seconds", self.timeout_ms, 1_000, 86_400_000)
+        _check("lease_seconds", self.lease_ms, 1_000, 3_600_000, 1_000)
+        _check("timeout_seconds", self.timeout_ms, 1_000, 86_400_000, 1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,6 @@ class OwnerRules:
             _check(name, getattr(self, name), 0, 1 << 53)
 
 
-def _check(name: str, value: float | None, least: float, most: float) -> None:
+def _check(name: str, value: float | None, least: float, most: float, unit: int = 1) -> None:
     if value is not None and not least <= value <= most:
-        raise InvalidRequest(f"must be between {least} and {most}", field=name)
+        raise InvalidRequest(f"must be between {least / unit:g} and {most / unit:g}", field=name)

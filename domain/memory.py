@@ -1,6 +1,10 @@
 """Figures about memory, as values."""
 
+import math
 from dataclasses import dataclass
+from enum import IntEnum
+
+_WARNING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,48 @@ class MemoryUsage:
         return 100.0 * self.rss / self.total if self.total else 0.0
 
     @property
+    def used_share(self) -> float:
+        """How much of the memory there is anybody holds, 0 to 1."""
+        return 1.0 - self.available / self.total if self.total else 0.0
+
+    @property
     def vram_used(self) -> int:
         """Bytes in use on all GPUs together."""
         return sum(gpu.used for gpu in self.gpus)
+
+
+class Pressure(IntEnum):
+    """How short the machine is of memory."""
+
+    NONE = 0
+    HIGH = 1
+    FULL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBounds:
+    """Shares of the machine's memory: above `high` idle models leave and none is loaded, above `full` no work begins.
+
+    1.0 is never passed.
+    """
+
+    high: float = 1.0
+    full: float = 1.0
+
+    @classmethod
+    def below(cls, full: float) -> "MemoryBounds":
+        """With as much between the two as it takes to be warned in time."""
+        return cls(max(0.0, full - _WARNING), full)
+
+    def pressure(self, usage: MemoryUsage) -> Pressure:
+        """Which of the two is passed."""
+        if usage.used_share > self.full:
+            return Pressure.FULL
+        return Pressure.HIGH if usage.used_share > self.high else Pressure.NONE
+
+    def excess(self, usage: MemoryUsage) -> int:
+        """Bytes that are in use above `high`; never negative."""
+        return max(0, math.ceil((usage.used_share - self.high) * usage.total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +99,11 @@ class MemoryNeed:
     weights: int
     cache: int = 0
     workspace: int = 0
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it is a GPU's memory, and not the machine's own."""
+        return self.device.startswith("cuda")
 
     @property
     def total(self) -> int:

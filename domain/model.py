@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
+from domain.caveat import Caveat
 from domain.errors import InvalidRequest, ModelNotLoaded
 from domain.preset import Preset
+from domain.rung import Rung
 
 
 class Task(StrEnum):
@@ -33,13 +35,15 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("auto", "none", "int8")
 MAX_CONTEXT_LENGTH = 1 << 21
 MAX_PARALLEL = 1024
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How a model is wanted in memory. `auto` and 0 leave the choice to the machine.
 
-    `num_parallel` is how many sequences of a text model share a step.
+    `num_parallel` is how many sequences of a text model share a step, `threads` how many threads compute on a CPU: no
+    more than the server may use.
 
     Raises InvalidRequest for a value that exists on no machine; whether the device exists on *this* one
     is found out by the repository (DeviceNotAvailable).
@@ -50,6 +54,7 @@ class LoadOptions:
     quantization: str = "auto"
     num_ctx: int = 0
     num_parallel: int = 0
+    threads: int = 0
 
     def __post_init__(self) -> None:
         if not DEVICE_PATTERN.fullmatch(self.device):
@@ -62,6 +67,8 @@ class LoadOptions:
             raise InvalidRequest(f"num_ctx must be between 0 and {MAX_CONTEXT_LENGTH}", field="num_ctx")
         if not 0 <= self.num_parallel <= MAX_PARALLEL:
             raise InvalidRequest(f"num_parallel must be between 0 and {MAX_PARALLEL}", field="num_parallel")
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise InvalidRequest(f"threads must be between 0 and {MAX_THREADS}", field="threads")
 
     def completed_by(self, defaults: "LoadOptions") -> "LoadOptions":
         """These options, with those of `defaults` where these leave the choice open."""
@@ -71,6 +78,7 @@ class LoadOptions:
             quantization=defaults.quantization if self.quantization == "auto" else self.quantization,
             num_ctx=self.num_ctx or defaults.num_ctx,
             num_parallel=self.num_parallel or defaults.num_parallel,
+            threads=self.threads or defaults.threads,
         )
 
 
@@ -86,6 +94,10 @@ class Residence:
     keep_alive: float | None = None
     pinned: bool = False
     preload: bool = False
+
+    def over(self, known: "Residence") -> "Residence":
+        """This wish; options that it leaves open are those of `known`."""
+        return replace(self, options=self.options.completed_by(known.options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,8 @@ class ModelSpec:
 class Model:
     """A model as an entity: same `id`, same model, wherever it is and however it is loaded.
 
-    `kernel` says in words how its layers run, and why not faster.
+    `kernel` says in words how its layers run, and why not faster. `compute_type` is the runtime's own word, where it
+    has one, and `rungs` are the attempts of this load; `caveats` are what callers should know about all its answers.
     """
 
     spec: ModelSpec
@@ -132,6 +145,9 @@ class Model:
     memory_bytes: int = 0
     load_time_ms: int = 0
     kernel: str = ""
+    compute_type: str = ""
+    rungs: tuple[Rung, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
     @property
     def id(self) -> str:
@@ -158,6 +174,9 @@ class Model:
         memory_bytes: int,
         load_time_ms: int,
         kernel: str = "",
+        compute_type: str = "",
+        rungs: tuple[Rung, ...] = (),
+        caveats: tuple[Caveat, ...] = (),
     ) -> Self:
         """The same model, now in memory."""
         return replace(
@@ -170,6 +189,9 @@ class Model:
             memory_bytes=memory_bytes,
             load_time_ms=load_time_ms,
             kernel=kernel,
+            compute_type=compute_type,
+            rungs=rungs,
+            caveats=caveats,
         )
 
     def unloaded(self) -> Self:

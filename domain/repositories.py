@@ -54,7 +54,9 @@ class ModelRepository(Protocol):
     * From its call on, before anything is awaited, `load` has `need` booked in `budget`; it raises InsufficientMemory
       rather than take more than there is room for.
     * `reclaim` gives back caches that are not in use and garbage, and touches no model's weights.
-    * `unload` gives the memory back to the machine and returns how many bytes that freed, measured.
+    * `unload` gives the memory back to the machine and returns how many bytes that freed, measured. With `park`, one
+      on a GPU may wait in the machine's own memory, where there is room, so that its next load is quick; nothing else
+      knows of it, and `reclaim` of that memory and `trim` let it go.
     * `trim` returns memory that nobody needs (garbage, allocator, device caches) and names what it did.
     """
 
@@ -70,7 +72,7 @@ class ModelRepository(Protocol):
         """Bring `spec` into memory."""
         ...
 
-    async def unload(self, model: LoadedModel) -> int:
+    async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Take `model` out of memory; nobody may use it any more."""
         ...
 

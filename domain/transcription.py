@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 
+from domain.caveat import Caveat
 from domain.cue_options import CueOptions
 from domain.errors import InvalidRequest
 from domain.generation import MAX_PRIORITY
@@ -185,15 +186,6 @@ class Progress:
     processed: float
     total: float | None
     estimated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Caveat:
-    """Something that a caller should know about an answer that was given all the same, and how often it is so."""
-
-    code: str
-    message: str
-    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

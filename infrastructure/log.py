@@ -125,7 +125,7 @@ class EventLog:
                 )
             case ModelLoadRefused(model_id, code, reason):
                 self._log.error("model load failed", model=model_id, code=code, reason=reason)
-            case DeviceSwapped(device, evicted, loaded, seconds, bytes_freed):
+            case DeviceSwapped(device, evicted, loaded, seconds, bytes_freed, _, left, came):
                 self._log.info(
                     "models gave way",
                     device=device,
@@ -133,6 +133,8 @@ class EventLog:
                     loaded=loaded,
                     seconds=round(seconds, 3),
                     bytes_freed=bytes_freed,
+                    left=left,
+                    came=came,
                 )
             case ModelUnloaded(model_id, reason, bytes_freed):
                 self._log.info("model unloaded", model=model_id, reason=reason, freed_bytes=bytes_freed)

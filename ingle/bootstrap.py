@@ -16,16 +16,21 @@ from application.joined_repository import JoinedRepository
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.ports import Clock, SystemProbe
+from application.shortages import Shortages
 from application.transcribe_audio import TranscribeAudio
 from domain.listening import Preset
+from domain.memory import MemoryBounds
 from domain.model import LoadOptions
 from infrastructure.addresses import AddressRules
 from infrastructure.clock import SystemClock
 from infrastructure.fetch import FetchLimits, SafeFetcher
+from infrastructure.key_file import KeptKeys
 from infrastructure.log import EventLog
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.providers.repository import ProvidedModels
+from ingle.exposure import is_loopback
 from ingle.external_models import external_models, llm_alias
+from ingle.keys import keys_of
 from ingle.model_store import aliases, open_store
 from ingle.settings import Settings
 from ingle.settings_sources import masked
@@ -58,6 +63,7 @@ class Application:
     library: StoredLibrary
     external: ProvidedModels
     fetcher: SafeFetcher
+    keys: KeptKeys | None
 
     async def close(self) -> None:
         """End what runs, unload every model."""
@@ -71,11 +77,16 @@ class Application:
 
 def build(settings: Settings) -> Application:
     """Wire everything; nothing is loaded, opened or started."""
+    keys = keys_of(settings)
     clock: Clock = SystemClock()
     publish: Publish = EventLog()
     threads = settings.cpu_threads or usable_cores()
     store = open_store(settings)
-    repository = OptimizedModelRepository(store, _decoder(settings), _load_policy(settings, threads))
+    shortages = Shortages()
+    bounds = MemoryBounds.below(settings.max_memory_usage)
+    repository = OptimizedModelRepository(
+        store, _decoder(settings), _load_policy(settings, threads, bounds), on_shortage=shortages.tell
+    )
     provided = external_models(settings)
     names = {**llm_alias(provided), **aliases(settings)}
     external = ProvidedModels(provided, clock)
@@ -86,7 +97,10 @@ def build(settings: Settings) -> Application:
         keep_alive=settings.keep_alive,
         load_timeout=settings.load_timeout,
         default_options=LoadOptions(device=settings.device_type),
+        speech_options=LoadOptions(device=settings.speech_device or settings.device_type),
         arbiter=DeviceArbiter(Sharing(settings.device_sharing), settings.device_max_hold),
+        bounds=bounds,
+        shortages=shortages,
     )
     generate = GenerateText(pool, clock, publish)
     transcribe = TranscribeAudio(pool, clock, publish)
@@ -116,17 +130,20 @@ def build(settings: Settings) -> Application:
             queue=settings.max_queue,
             new_tokens=settings.max_new_tokens,
             transcription_seconds=settings.transcribe_timeout,
+            keep_alive=settings.keep_alive,
         ),
+        keys=keys,
         exposure=Exposure(
+            guard_hosts=keys is None or is_loopback(settings.http_host),
             allowed_hosts=frozenset(settings.allowed_hosts),
             origins=frozenset(settings.origins),
-            docs=settings.docs == "public",
+            docs=settings.docs,
         ),
         defaults=Defaults(
             model=settings.default_model,
             speech_model=settings.default_speech_model,
             speech_beam_size=Preset(settings.speech_preset).beam_size,
-            device=settings.device_type,
+            speech_device=settings.speech_device or settings.device_type,
             **_given(analysis_temperature=settings.generation_temperature),
         ),
         aliases=names,
@@ -134,11 +151,11 @@ def build(settings: Settings) -> Application:
         max_workers=settings.max_workers,
         max_processes=settings.max_processes,
         heartbeats={"engine": repository.engines_are_well},
-        readiness={"engine": repository.engines_are_well},
+        readiness={"engine": repository.engines_are_well, "memory": pool.has_memory},
         settings=_public(settings),
     )
     return Application(
-        store, pool, generate, transcribe, embed, probe, services, repository, library, external, fetcher
+        store, pool, generate, transcribe, embed, probe, services, repository, library, external, fetcher, keys
     )
 
 
@@ -168,13 +185,13 @@ def _fetcher(settings: Settings) -> SafeFetcher:
     return SafeFetcher(policy, FetchLimits(total=settings.fetch_timeout))
 
 
-def _load_policy(settings: Settings, threads: int) -> LoadPolicy:
+def _load_policy(settings: Settings, threads: int, bounds: MemoryBounds) -> LoadPolicy:
     batch = BatchLimits(**_given(max_running=settings.num_parallel or None))
     return LoadPolicy(
         cpu_threads=threads,
         budget=BudgetPolicy(
             min_free_bytes=int(settings.min_memory_gb * GIB),
-            max_usage=settings.max_memory_usage,
+            max_usage=bounds.high,
             max_bytes=int(settings.memory_budget_gb * GIB),
             gpu_fraction=settings.gpu_memory_fraction,
         ),
@@ -201,7 +218,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _public(settings: Settings) -> Mapping[str, object]:
     """What clients may see of the settings: neither paths nor addresses of other servers."""
-    hidden = ("_dir", "_file", "_url", "_hosts", "_cidrs", "_token", "_key")
+    hidden = ("_dir", "_file", "_url", "_hosts", "_cidrs", "_token", "_key", "_keys")
     return {
         name: masked(value) for name, value in settings.model_dump(mode="json").items() if not name.endswith(hidden)
     }

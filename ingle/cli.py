@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "pull": "Fetch models.",
     "models": "List, pull, copy, make and remove models.",
     "jobs": "Submit, list, show, retry and cancel jobs.",
+    "keys": "Make, list and revoke API keys.",
     "worker": "Run jobs without serving anything.",
     "doctor": "Look at this machine and say what is missing.",
     "config": "Show, check and document the settings.",

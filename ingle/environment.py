@@ -1,6 +1,8 @@
 """What libraries read from the environment once, when they are first imported: so it must be there before that."""
 
+import ctypes
 import os
+import sys
 
 _SETTINGS = {
     # How often a kernel thread looks again before it sleeps. A step has hundreds of products with a pause between
@@ -15,8 +17,25 @@ _SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_ARENAS = 2
+
 
 def prepare() -> None:
     """Set what is not set yet. Call it before anything imports torch, transformers or CTranslate2."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        _share_arenas()
+
+
+def _share_arenas() -> None:
+    """Let all threads take memory from the same few places.
+
+    glibc gives each thread a heap of its own, in which what one model frees is of no use to the threads of the next:
+    the same model that comes and goes ten times leaves up to 200 MB behind.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, _ARENAS)

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from domain.keep_alive import parse_go_duration
 from domain.model import MAX_CONTEXT_LENGTH, Task, is_valid_name
 from infrastructure.addresses import is_metadata, parse
-from infrastructure.providers.entry import EXTENSIONS, Patience, ProvidedModel, ProviderEntry
+from infrastructure.providers.entry import EXTENSIONS, WHISPERX, Patience, ProvidedModel, ProviderEntry, SpeechShape
 from ingle.model_store import operator_models
 from ingle.settings import Settings
 from ingle.settings_providers import ProviderSettings
@@ -63,6 +65,8 @@ def provided_models(
     models = [model for table in tables for model in _Table(table, environ).models()]
     if settings.llm_base_url is not None:
         models.append(_llm(settings, settings.llm_base_url))
+    if settings.whisperx_url is not None:
+        models.append(_whisperx(settings, settings.whisperx_url))
     names = [model.name.lower() for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two models of providers are named '{twice}'")
@@ -78,13 +82,16 @@ def llm_alias(models: Sequence[ProvidedModel]) -> Mapping[str, str]:
     return {} if llm is None else {LLM: llm}
 
 
+def llm_model(settings: ProviderSettings) -> str | None:
+    """What LLM_MODEL means: with an LLM_BASE_URL it has a default, without one it is a name like any other."""
+    return settings.llm_model or (DEFAULT_LLM_MODEL if settings.llm_base_url else None)
+
+
 def _llm(settings: ProviderSettings, base_url: str) -> ProvidedModel:
     name = settings.llm_model or DEFAULT_LLM_MODEL
     if not is_valid_name(name):
         raise ValueError("llm_model: must be a model's name; other names can be given in models.toml")
-    key = _usable(settings.llm_api_key.get_secret_value(), "llm_api_key") if settings.llm_api_key else None
-    if settings.llm_api_key_file is not None:
-        key = _key_in(settings.llm_api_key_file, "llm_api_key_file")
+    key = _key(settings.llm_api_key, settings.llm_api_key_file, "llm_api_key")
     entry = ProviderEntry(
         LLM,
         checked_url(base_url, "llm_base_url"),
@@ -94,6 +101,38 @@ def _llm(settings: ProviderSettings, base_url: str) -> ProvidedModel:
     )
     capabilities = tuple(_known(settings.llm_capabilities, CAPABILITIES, "llm_capabilities"))
     return ProvidedModel(name, name, entry, Task.TEXT, settings.llm_context_length, capabilities)
+
+
+def _whisperx(settings: ProviderSettings, address: str) -> ProvidedModel:
+    base_url, shape = _speech_server(checked_url(address, "whisperx_url"))
+    total = settings.whisperx_timeout
+    entry = ProviderEntry(
+        WHISPERX,
+        base_url,
+        _key(settings.whisperx_api_key, settings.whisperx_api_key_file, "whisperx_api_key"),
+        kind=WHISPERX,
+        speech_shape=shape,
+        # The answer comes in one piece when all of the recording is heard.
+        patience=_within(total, Patience(first_byte=total)),
+    )
+    return ProvidedModel(WHISPERX, settings.whisperx_model, entry, Task.SPEECH, capabilities=("transcription",))
+
+
+def _speech_server(address: str) -> tuple[str, SpeechShape]:
+    """The base of a server that writes down recordings, and its words, told by the end of its path."""
+    for shape in SpeechShape:
+        if address.endswith(shape.path):
+            return address.removesuffix(shape.path), shape
+    if not urlsplit(address).path:
+        return address, SpeechShape.ASR
+    raise ValueError("whisperx_url: must end in /v1/audio/transcriptions or /asr, or have no path")
+
+
+def _key(key: SecretStr | None, file: Path | None, where: str) -> str | None:
+    """The key that is given, or that stands in the file."""
+    if file is not None:
+        return _key_in(file, f"{where}_file")
+    return None if key is None else _usable(key.get_secret_value(), where)
 
 
 def checked_url(address: str, where: str) -> str:
@@ -158,8 +197,8 @@ class _Table:
         self._environ = environ
         self._name = str(table.get("name", ""))[:80]
         self._refuse_strange(table, _PROVIDER_KEYS, self._name)
-        if not is_valid_name(self._name) or self._name == LLM:
-            raise self._wrong("name", f"must be a name, and not {LLM}, which is that of LLM_BASE_URL")
+        if not is_valid_name(self._name) or self._name in (LLM, WHISPERX):
+            raise self._wrong("name", f"must be a name, and neither {LLM} nor {WHISPERX}, which have settings")
 
     def models(self) -> Sequence[ProvidedModel]:
         """The models of this table."""

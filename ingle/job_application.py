@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,23 +15,38 @@ from api.jobs.record import canonical_sha256
 from api.native.as_job import GenerateHandler
 from api.services import Services
 from api.uploads import UploadFolder
+from application.attendance import Attendance
 from application.claim_desk import ClaimDesk
+from application.dispatcher import Dispatcher
 from application.job_profiles import ModelProfiles
-from application.job_queue import CHAT_TYPES, SPEECH_TYPES, JobDefaults, JobQueue
+from application.job_queue import CHAT_TYPES, HANDLED_TYPES, SPEECH_TYPES, JobDefaults, JobQueue
+from application.recent_statistics import RecentStatistics
 from application.sweeper import Paces, Sweeper
 from application.webhooks import Webhooks, WebhookSecrets
-from application.worker import Worker, WorkerOptions
+from application.worker import Worker
+from application.worker_options import WorkerOptions
 from domain.errors import IngleError
 from domain.job_repository import Prune
 from infrastructure.addresses import AddressRules
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.webhook_sender import SafeWebhookSender
 from ingle.bootstrap_jobs import JobKeeping, keep_jobs
+from ingle.celery_dispatch import dispatcher
+from ingle.external_models import llm_model
 from ingle.settings import Settings
 from ingle.settings_worker import webhook_keys
 
 _RETRY_SECONDS = 1.0
+_SELDOM = 5
 _log = structlog.get_logger("ingle.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one Celery worker runs: these task types, so many jobs at a time."""
+
+    task_types: Collection[str]
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,7 @@ class JobApplication:
 
     services: JobServices
     worker: Worker | None
+    dispatcher: Dispatcher | None
     sweeper: Sweeper
     keeping: JobKeeping
     folder: UploadFolder
@@ -57,16 +74,19 @@ class JobApplication:
                     raise
                 _log.warning("no database yet", code=error.code, reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
-        sweeping = asyncio.create_task(self.sweeper.run(), name="sweeper")
+        beside = [asyncio.create_task(self.sweeper.run(), name="sweeper")]
+        if self.dispatcher is not None:
+            beside.append(asyncio.create_task(self.dispatcher.run(), name="dispatcher"))
         try:
             if self.worker is None:
-                await sweeping
+                await asyncio.gather(*beside)
             else:
                 await self._take_over(self.worker)
                 await self.worker.run()
         finally:
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _take_over(self, worker: Worker) -> None:
         await asyncio.to_thread(self.folder.open)
@@ -88,21 +108,37 @@ class JobApplication:
         await self.keeping.close()
 
 
-def job_application(settings: Settings, services: Services, *, kind: str = "embedded") -> JobApplication:
-    """Wire jobs around the use cases of `services`. The database file is opened; nothing is read before `run`."""
-    keeping = keep_jobs(settings)
+def job_application(
+    settings: Settings, services: Services, *, kind: str = "embedded", share: Share | None = None
+) -> JobApplication:
+    """Wire jobs around the use cases of `services`. The database file is opened; nothing is read before `run`.
+
+    `kind` is embedded in a server, worker in a process of its own, celery in a Celery worker, of which `share` is
+    what it runs. Raises BadSettings where a broker is wanted and cannot be used.
+    """
+    dispatches = kind == "celery" or "celery" in settings.jobs_executor
+    keeping = keep_jobs(settings, dispatched=HANDLED_TYPES if dispatches else ())
+    telling = dispatcher(settings, keeping) if dispatches else None
     webhooks = _webhooks(settings, services, keeping)
-    profiles = ModelProfiles(services.pool, {"whisperx": settings.default_speech_model})
+    # With WHISPERX_URL it is a model of its own.
+    further = {} if settings.whisperx_url else {"whisperx": settings.default_speech_model}
+    profiles = ModelProfiles(services.pool, further)
     folder = UploadFolder(services.uploads_dir)
-    works = kind == "worker" or "embedded" in settings.jobs_executor
+    works = kind != "embedded" or "embedded" in settings.jobs_executor
     return JobApplication(
-        services=_served(settings, services, keeping, webhooks),
-        worker=_worker(settings, services, keeping, profiles, folder, kind) if works else None,
+        services=_served(settings, services, keeping, webhooks, telling),
+        worker=_worker(settings, services, keeping, profiles, folder, kind, share) if works else None,
+        dispatcher=telling,
         sweeper=Sweeper(
             keeping.jobs,
             keeping.statistics,
             webhooks,
-            Paces(reap=settings.jobs_reap_interval, promote=min(1.0, settings.jobs_reap_interval)),
+            keeping.files,
+            Paces(
+                reap=settings.jobs_reap_interval,
+                promote=min(1.0, settings.jobs_reap_interval),
+                files=settings.jobs_reap_interval,
+            ),
             _retention(settings),
         ),
         keeping=keeping,
@@ -110,17 +146,20 @@ def job_application(settings: Settings, services: Services, *, kind: str = "embe
     )
 
 
-def _served(settings: Settings, services: Services, keeping: JobKeeping, webhooks: Webhooks) -> JobServices:
-    chat, speech = settings.llm_model or settings.default_model, settings.default_speech_model
+def _served(
+    settings: Settings, services: Services, keeping: JobKeeping, webhooks: Webhooks, telling: Dispatcher | None
+) -> JobServices:
+    chat, speech = llm_model(settings) or settings.default_model, settings.default_speech_model
     return JobServices(
-        queue=JobQueue(keeping.jobs, webhooks),
-        desk=ClaimDesk(keeping.jobs, keeping.wake_up),
+        queue=JobQueue(keeping.jobs, webhooks, keeping.files),
+        desk=ClaimDesk(keeping.jobs, keeping.wake_up, Attendance(keeping.workers, services.clock)),
         jobs=keeping.jobs,
+        files=keeping.files,
         history=keeping.history,
         rules=keeping.rules,
         workers=keeping.workers,
         outbox=keeping.outbox,
-        statistics=keeping.statistics,
+        statistics=RecentStatistics(keeping.statistics, services.clock),
         health=keeping.health,
         clock=services.clock,
         defaults=JobDefaults(
@@ -143,6 +182,7 @@ def _served(settings: Settings, services: Services, keeping: JobKeeping, webhook
         ),
         claim_limit=settings.worker_claim_limit,
         require_lease_token=settings.jobs_require_lease_token,
+        broker=lambda: "disabled" if telling is None else "ok" if telling.is_up else "down",
     )
 
 
@@ -161,13 +201,23 @@ def _worker(
     profiles: ModelProfiles,
     folder: UploadFolder,
     kind: str,
+    share: Share | None,
 ) -> Worker:
+    handlers = {
+        **job_handlers(services, profiles, folder, keeping.files),
+        "generate": GenerateHandler(services, profiles),
+    }
+    poll, limit = settings.worker_poll_interval, settings.worker_claim_limit
+    if share is not None:
+        handlers = {task: handler for task, handler in handlers.items() if task in share.task_types}
+        # The broker tells of jobs; this is for what it loses.
+        poll, limit = _SELDOM * poll, share.limit
     return Worker(
         keeping.jobs,
         keeping.rules,
         keeping.workers,
         keeping.wake_up,
-        {**job_handlers(services, profiles, folder), "generate": GenerateHandler(services, profiles)},
+        handlers,
         profiles,
         canonical_sha256,
         WorkerOptions(
@@ -177,9 +227,10 @@ def _worker(
             host=platform.node(),
             pid=os.getpid(),
             kind=kind,
-            limit=settings.worker_claim_limit,
-            poll_seconds=settings.worker_poll_interval,
+            limit=limit,
+            poll_seconds=poll,
             beat_seconds=min(1.0, settings.jobs_lease / 3),
+            hinted=share is None,
         ),
     )
 

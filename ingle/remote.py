@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import click
 import httpx2
+from pydantic import SecretStr
 
 from ingle.settings import Settings
 
@@ -26,14 +27,15 @@ class RemoteFailed(click.ClickException):
 
 
 class Server:
-    """One server over HTTP. Every method raises RemoteFailed with what the server said."""
+    """One server over HTTP, to which `key` is shown. Every method raises RemoteFailed with what the server said."""
 
-    def __init__(self, url: str, *, timeout: float = 660.0) -> None:
+    def __init__(self, url: str, *, key: SecretStr | None = None, timeout: float = 660.0) -> None:
         self._url = url.rstrip("/")
         # Answers may take as long as the server lets a generation run; connecting may not.
         # A proxy for the internet is no way to a machine of one's own.
         timeouts = httpx2.Timeout(timeout, connect=5.0)
-        self._client = httpx2.Client(base_url=self._url, timeout=timeouts, trust_env=False)
+        headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        self._client = httpx2.Client(base_url=self._url, timeout=timeouts, trust_env=False, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +108,8 @@ class Server:
         response.read()
         try:
             said = response.json()["detail"]
+            if response.status_code == 401:
+                said = f"{said} Set INGLE_API_KEY."
         except (ValueError, KeyError, TypeError):
             said = f"answered {response.status_code}: is it an Ingle server?"
         raise RemoteFailed(f"{self._url}: {said}")

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import math
 import os
@@ -21,14 +20,16 @@ from api.protocol import ConnectionLimits, limited_protocol
 from application.model_pool import ModelPool
 from domain.errors import IngleError
 from ingle.bootstrap import Application, build
+from ingle.exposure import keep_warning, say_who_can_reach
 from ingle.job_application import JobApplication, job_application, with_jobs
+from ingle.keys import watch
 from ingle.settings import Settings
+from models.store import ModelStore
 
 LAST_WORDS = 5
 """Seconds that callers whose work was ended have to read why."""
 
 _SWITCH_SECONDS = 0.0005
-_IN_A_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 _log = structlog.get_logger("ingle")
 
 
@@ -53,8 +54,14 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
     server = _Server(config, stopping, settings.lame_duck)
     beside = [
         asyncio.create_task(_preload(application.pool, _preloaded(application, settings)), name="preload"),
+        asyncio.create_task(application.pool.watch_memory(), name="memory"),
+        asyncio.create_task(_sweep(application.store), name="sweep"),
         asyncio.create_task(_end_what_drags_on(server.leaving, settings.drain, application.pool), name="drain"),
     ]
+    if application.keys is not None:
+        beside.append(asyncio.create_task(watch(application.keys), name="keys"))
+    if say_who_can_reach(listener.getsockname()[0], has_keys=application.keys is not None):
+        beside.append(asyncio.create_task(keep_warning(), name="warnings"))
     working = asyncio.create_task(_work(jobs, server), name="jobs")
     draining = asyncio.create_task(_drain_jobs(server.leaving, jobs, settings.drain), name="drain jobs")
     try:
@@ -135,21 +142,6 @@ class _Server(uvicorn.Server):
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             _log.info("serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            _say_who_can_reach(host)
-
-
-def _say_who_can_reach(host: str) -> None:
-    is_loopback = ipaddress.ip_address(host).is_loopback
-    if not is_loopback:
-        _log.warning(
-            "this server is open to its network and asks nobody for a key",
-            advice="listen on 127.0.0.1, or let a proxy that asks for keys stand in front of it",
-        )
-    elif any(map(os.path.exists, _IN_A_CONTAINER)):
-        _log.warning(
-            "this server answers only inside its container",
-            advice="set HTTP_HOST=0.0.0.0, and publish the port to 127.0.0.1 or to a proxy that asks for keys",
-        )
 
 
 async def _end_what_drags_on(stopping: asyncio.Event, drain: float, pool: ModelPool) -> None:
@@ -172,6 +164,14 @@ async def _work(jobs: JobApplication, server: "_Server") -> None:
 async def _drain_jobs(leaving: asyncio.Event, jobs: JobApplication, drain: float) -> None:
     await leaving.wait()
     await jobs.stop(drain)
+
+
+async def _sweep(store: ModelStore) -> None:
+    """Clear away what a crash left in the models folder; a folder that cannot be changed can still be read."""
+    try:
+        await asyncio.to_thread(store.sweep)
+    except IngleError as error:
+        _log.warning("the models folder cannot be swept", code=error.code, reason=str(error))
 
 
 async def _preload(pool: ModelPool, names: Sequence[str]) -> None:

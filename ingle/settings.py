@@ -15,16 +15,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from application.answer_query import DEFAULT_CONTEXT_TEMPLATE
 from domain.errors import InvalidRequest
 from domain.keep_alive import parse_keep_alive
-from domain.model import DEVICE_PATTERN, MAX_CONTEXT_LENGTH, is_valid_name
+from domain.model import MAX_CONTEXT_LENGTH, is_valid_name
 from ingle.settings_fetch import FetchSettings
 from ingle.settings_jobs import JobSettings
+from ingle.settings_keys import KeySettings
 from ingle.settings_marks import Duration, From, Shown
 from ingle.settings_memory import MemorySettings
 from ingle.settings_models import ModelSourceSettings
 from ingle.settings_providers import ProviderSettings
 from ingle.settings_speech import SpeechSettings
 from ingle.settings_text import TextSettings
-from ingle.settings_types import DAY, Names, Seconds, is_number, split
+from ingle.settings_types import DAY, Device, Names, Seconds, is_number, lower, split
 from ingle.settings_worker import WorkerSettings
 
 __all__ = ["Duration", "From", "Settings", "Shown"]
@@ -44,16 +45,6 @@ def _pairs(value: object) -> object:
     if any(not (alias.strip() and target.strip()) for alias, _, target in pairs):
         raise ValueError("write it as alias=target, several separated by commas")
     return {alias.strip(): target.strip() for alias, _, target in pairs}
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _device(value: str) -> str:
-    if not DEVICE_PATTERN.fullmatch(value):
-        raise ValueError("must be auto, cpu, cuda or cuda:N")
-    return value
 
 
 def _model(value: str) -> str:
@@ -96,7 +87,6 @@ def _data_home(base: str) -> str:
 
 
 KeepAlive = Annotated[float, Duration(), BeforeValidator(_keep_alive)]
-Device = Annotated[str, BeforeValidator(_lower), AfterValidator(_device)]
 ModelName = Annotated[str, AfterValidator(_model)]
 Directory = Annotated[Path, AfterValidator(Path.expanduser)]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -106,7 +96,17 @@ def _models_dir(data: Mapping[str, Any]) -> Path:
     return Path(data["data_dir"]) / "models"
 
 
+def _files_dir(data: Mapping[str, Any]) -> Path:
+    return Path(data["data_dir"]) / "files"
+
+
+def _http_host(data: Mapping[str, Any]) -> str:
+    asks_for_keys = bool(data["api_keys"].keys) or data["api_keys_file"] is not None
+    return "0.0.0.0" if asks_for_keys else "127.0.0.1"  # noqa: S104
+
+
 class Settings(
+    KeySettings,
     WorkerSettings,
     JobSettings,
     MemorySettings,
@@ -121,8 +121,11 @@ class Settings(
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    http_host: Annotated[str, From("HTTP_HOST"), From("OLLAMA_HOST", _host_of)] = "127.0.0.1"
-    """Address to listen on. `0.0.0.0` opens the server to the network, where anybody may then use it."""
+    http_host: Annotated[str, From("HTTP_HOST"), From("OLLAMA_HOST", _host_of), Shown("127.0.0.1")] = Field(
+        default_factory=_http_host
+    )
+    """Address to listen on; unset, `0.0.0.0` once there are keys. Without keys `0.0.0.0` lets anybody in the network
+    use this server."""
 
     http_port: Annotated[int, From("HTTP_PORT"), From("OLLAMA_HOST", _port_of), Field(ge=0, le=65535)] = 8080
     """Port to listen on; 0 takes a free one and logs it."""
@@ -133,8 +136,9 @@ class Settings(
     origins: Annotated[Names, From("OLLAMA_ORIGINS"), AfterValidator(_origins)] = ()
     """Web origins, such as `https://chat.example`, that may call this server from a browser, besides local ones."""
 
-    docs: Annotated[Literal["public", "off"], BeforeValidator(_lower)] = "public"
-    """Whether `/docs` and `/openapi.json` are served."""
+    docs: Annotated[Literal["public", "key", "off"], BeforeValidator(lower)] = "key"
+    """To whom `/docs` and `/openapi.json` are served: `public` everybody; `key` those with a key, which is everybody
+    while there are no keys; `off` nobody."""
 
     data_dir: Annotated[Directory, From("XDG_DATA_HOME", _data_home), Shown("~/.local/share/ingle")] = Field(
         default_factory=lambda: Path.home() / ".local" / "share" / "ingle"
@@ -143,6 +147,9 @@ class Settings(
 
     models_dir: Annotated[Directory, Shown("<data_dir>/models")] = Field(default_factory=_models_dir)
     """Where models lie. A directory with weights that is placed here is a model too."""
+
+    files_dir: Annotated[Directory, Shown("<data_dir>/files")] = Field(default_factory=_files_dir)
+    """Where uploads wait for their jobs. All processes on one database of jobs share it, and no others."""
 
     disk_floor_gb: Annotated[float, Field(ge=0, le=1_000_000)] = 2.0
     """Free disk space in GiB that pulls and uploads leave untouched."""
@@ -218,7 +225,7 @@ class Settings(
     )
     """How the analysis form of `/generate` puts passages and question into one prompt; `\\n` is a line break."""
 
-    speech_compute_type: Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[a-z0-9_]{1,32}$")] = "auto"
+    speech_compute_type: Annotated[str, BeforeValidator(lower), Field(pattern=r"^[a-z0-9_]{1,32}$")] = "auto"
     """Arithmetic of speech models: `auto` or a type of CTranslate2, such as `int8` or `float16`."""
 
     max_audio_seconds: Annotated[float, Field(gt=0, le=7 * DAY)] = 14_400.0
@@ -239,10 +246,10 @@ class Settings(
     drain: Seconds = 30.0
     """How long work in flight may go on after SIGTERM."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     """The least severe records that are logged."""
 
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = "auto"
     """`json` writes one object a line, `console` is for people, `auto` is console on a terminal and json elsewhere."""
 
     @classmethod

@@ -19,7 +19,10 @@ class MemorySettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     max_memory_usage: Annotated[float, From("MAX_MEMORY_USAGE"), Field(gt=0, le=1)] = 0.9
-    """Share of the machine's memory (or of the cgroup's limit) that may be in use when a model is loaded."""
+    """Share of the machine's memory (or of the cgroup's limit) above which new requests are refused with 503.
+
+    0.05 below it idle models leave memory, and none is loaded.
+    """
 
     min_memory_gb: Annotated[float, From("MIN_MEMORY_GB"), Field(ge=0, le=1_000_000)] = 2.0
     """Memory in GiB that must stay free after a load; a model that would take it is refused with 507."""

@@ -1,4 +1,4 @@
-"""Settings of the one provider that needs no models.toml: `LLM_BASE_URL` and what goes with it."""
+"""Settings of the providers that need no models.toml: `LLM_BASE_URL`, `WHISPERX_URL` and what goes with them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from ingle.settings_types import Names, Seconds
 
 
 class ProviderSettings(BaseSettings):
-    """A server that speaks OpenAI's API, and the one model of it that is offered here."""
+    """A server for text and one for speech, and the one model of each that is offered here."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
@@ -41,3 +41,21 @@ class ProviderSettings(BaseSettings):
 
     llm_extensions: Names = ()
     """Fields beside OpenAI's own that the server honours, such as `top_k`: the others are refused, not sent."""
+
+    whisperx_url: Annotated[str | None, From("WHISPERX_URL")] = None
+    """Server that writes down recordings for the model `whisperx`: `https://host/v1/audio/transcriptions` as OpenAI,
+    `http://host:9000/asr` or no path as whisper-asr-webservice. Unset, jobs for `whisperx` run here."""
+
+    whisperx_api_key: Annotated[SecretStr | None, From("WHISPERX_API_KEY")] = None
+    """Key for that server. It is sent there and shown nowhere."""
+
+    whisperx_api_key_file: Annotated[
+        Annotated[Path, AfterValidator(Path.expanduser)] | None, From("WHISPERX_API_KEY_FILE")
+    ] = None
+    """File that holds the key instead."""
+
+    whisperx_model: Annotated[str, From("WHISPERX_MODEL")] = "whisper-1"
+    """Model of that server, by its name there, where it is spoken to as OpenAI."""
+
+    whisperx_timeout: Annotated[Seconds, From("WHISPERX_TIMEOUT")] = 3600.0
+    """How long a recording may take there, retries included."""

@@ -22,7 +22,7 @@ DOTENV_FILE = ".env"
 NOT_SETTINGS = frozenset({CONFIG, "INGLE_TEST_REQUIRE", "INGLE_TEST_EXAMPLES"})
 
 
-_SECRET_ENDINGS = ("_secret", "_token", "_key", "database_url")
+_SECRET_ENDINGS = ("_secret", "_token", "_key", "_keys", "database_url", "broker_url")
 
 
 def masked(value: object) -> object:

@@ -5,11 +5,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ingle.settings_types import Seconds
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+from ingle.settings_marks import Shown
+from ingle.settings_types import Device, Seconds, lower
 
 
 def _window(value: float) -> float:
@@ -23,7 +20,11 @@ class SpeechSettings(BaseSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
-    speech_preset: Annotated[Literal["fast", "accurate"], BeforeValidator(_lower)] = "fast"
+    speech_device: Annotated[Device | None, Shown("the value of INGLE_DEVICE_TYPE")] = None
+    """Device of speech models: `auto` (a GPU on which the model proves itself, else the CPU), `cpu`, `cuda` or
+    `cuda:N`, which fail where the GPU does."""
+
+    speech_preset: Annotated[Literal["fast", "accurate"], BeforeValidator(lower)] = "fast"
     """How speech is decoded where a caller does not say: `fast` (greedy) or `accurate` (beam search, 5 wide)."""
 
     speech_batch_size: Annotated[int, Field(ge=0, le=64)] = 0

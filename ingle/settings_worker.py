@@ -6,22 +6,15 @@ import platform
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from domain.new_job import NAME
+from ingle.settings_executor import ExecutorSettings
 from ingle.settings_marks import Duration, From, Shown
-from ingle.settings_types import DAY, Names, Seconds, seconds
+from ingle.settings_types import DAY, Seconds, seconds
 
-_EXECUTORS = ("embedded", "external", "none")
 _SECRET = "whsec_"  # noqa: S105
 ANYBODY = "*"
-
-
-def _executor(value: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(name.lower() for name in value)
-    if unknown := [name for name in names if name not in _EXECUTORS]:
-        raise ValueError(f"'{unknown[0]}' is not offered: choose embedded, external or none")
-    return names
 
 
 def _worker_id(value: str) -> str:
@@ -64,13 +57,10 @@ def _host() -> str:
 Retention = Annotated[float, Duration(), BeforeValidator(seconds), Field(ge=DAY, le=3650 * DAY)]
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(ExecutorSettings):
     """Who runs jobs, how large they may be, how long they are kept, and whom they are told to."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
-
-    jobs_executor: Annotated[Names, AfterValidator(_executor)] = ("embedded",)
-    """Who runs jobs: `embedded` is the server itself, `external` or `none` leave them to workers over HTTP."""
 
     worker_id: Annotated[str, From("WORKER_ID"), AfterValidator(_worker_id), Shown("the name of the host")] = Field(
         default_factory=_host

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from application.shortages import OnShortage, Shortage
 from domain.errors import InsufficientMemory
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from models import memory
@@ -129,10 +130,12 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class DeviceBudget:
-    """The budget of one device, for a cache that grows there."""
+    """The budget of one device, for a cache that grows there. `again` wakes whoever asks for it."""
 
     budgets: Budgets
     device: str
+    on_shortage: OnShortage
+    again: Callable[[], None]
 
     def watch(self, cache: Growing) -> None:
         """Count what `cache` has not touched yet as promised, as long as it lives."""
@@ -141,6 +144,10 @@ class DeviceBudget:
     def grant(self, size: int, take: Callable[[], None]) -> bool:
         """Call `take` if `size` more bytes may be promised."""
         return self.budgets.grant(self.device, size, take)
+
+    def lacks(self, size: int) -> bool:
+        """Say that `size` more bytes are wanted in vain; True if somebody makes room and then calls `again`."""
+        return self.on_shortage(Shortage(self.device, size, self.again))
 
 
 def _gib(size: int) -> str:

@@ -2,7 +2,8 @@
 
 A model has one or more artefacts, in order of preference: sets of files that belong together and are never
 mixed. An artefact has mirrors, the places that its bytes can come from. `files` pins the bytes of an artefact
-whatever the mirror; an artefact without pinned files is what the hub has at `revision`.
+whatever the mirror; an artefact without pinned files is what the hub has at `revision`. A table `load` says how the
+model runs best, in the words of `domain.model.LoadOptions`, where nobody says otherwise.
 """
 
 import re
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from domain.model import ModelSpec, Task, WeightFormat, is_valid_name
+from domain.errors import InvalidRequest
+from domain.model import LoadOptions, ModelSpec, Residence, Task, WeightFormat, is_valid_name
 
 HUB_HOSTS = ("hf.co", "huggingface.co")
 MAX_FILE_BYTES = 1 << 40
@@ -199,9 +201,10 @@ def _entry(table: Mapping[str, Any]) -> CatalogEntry:
             licence=table["licence"],
             hub_id=table.get("hub_id"),
             capabilities=tuple(table["capabilities"]),
+            residence=Residence(LoadOptions(**table.get("load", {}))),
         )
         return CatalogEntry(spec, tuple(table.get("aliases", ())), artefacts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, InvalidRequest) as error:
         raise ValueError(f"catalogue, model '{name}': {error}") from error
 
 

@@ -22,8 +22,8 @@ class InstalledModel:
 
     `directory` holds the `files` (for a lone GGUF file: the folder that it lies in); `digest` is 64 hex digits
     that change whenever the files do, so that models with the same weights share it; `modified_at` is in seconds
-    since the epoch. `is_placed` is true for a model that a person put there; `made_from` is the pulled model that a
-    copy, or a model with a preset of its own, goes back to.
+    since the epoch. `is_placed` is true for a model that a person put there; `made_from` is the model that a
+    copy, or a model with a preset of its own, goes back to. `lost` says why its files are not there.
     """
 
     spec: ModelSpec
@@ -33,3 +33,4 @@ class InstalledModel:
     modified_at: float = 0.0
     is_placed: bool = False
     made_from: str | None = None
+    lost: str = ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from domain.errors import InvalidRequest, ModelExists, ModelLoadFailed, ModelNotFound
 from domain.model import ModelSpec, is_valid_name, nearest_names, resolve_name
@@ -92,13 +93,16 @@ class Inventory:
 
     def _index(self) -> tuple[dict[str, InstalledModel], list[Rejected]]:
         """Installed models by their names in lower case, and what cannot be loaded."""
-        models = {model.spec.id.lower(): model for model in map(self._installed, self._manifests.all())}
         seen = self._placed.all()
-        placed = [self._as_wanted(model) for model in seen if isinstance(model, InstalledModel)]
-        models.update({model.spec.id.lower(): model for model in placed})
+        placed = {model.spec.id.lower(): model for model in seen if isinstance(model, InstalledModel)}
+        manifests = self._manifests.all()
+        models = {model.spec.id.lower(): model for model in (self._installed(found, placed) for found in manifests)}
+        models.update({name: self._as_wanted(model) for name, model in placed.items()})
         return dict(sorted(models.items())), [model for model in seen if isinstance(model, Rejected)]
 
-    def _installed(self, manifest: Manifest) -> InstalledModel:
+    def _installed(self, manifest: Manifest, placed: Mapping[str, InstalledModel]) -> InstalledModel:
+        if manifest.is_of_placed:
+            return self._as_wanted(_of_placed(manifest, placed.get(str(manifest.made_from).lower())))
         directory = self._layout.artefacts / manifest.artefact
         return self._as_wanted(
             InstalledModel(
@@ -133,6 +137,26 @@ class Inventory:
         """`model` with what the operator's file says of it, or of the one that it was made from."""
         spec = self._operators.applied_to(model.spec, model.made_from)
         return model if spec is model.spec else replace(model, spec=spec)
+
+
+def _of_placed(manifest: Manifest, base: InstalledModel | None) -> InstalledModel:
+    """A model made from one that a person placed: that one's files as they are today, under another name."""
+    kept = manifest.spec
+    if base is None:
+        lost = f"'{manifest.made_from}', which it was made from, is no longer in the models folder: put it back there"
+        spec = replace(kept, digest=manifest.digest, modified_at=manifest.pulled_at)
+        return InstalledModel(spec, Path(), (), manifest.artefact, made_from=manifest.made_from, lost=lost)
+    spec = replace(
+        base.spec,
+        id=kept.id,
+        title=kept.title,
+        licence=kept.licence,
+        hub_id=None,
+        preset=kept.preset,
+        digest=manifest.digest_over(base.digest),
+        modified_at=manifest.pulled_at,
+    )
+    return replace(base, spec=spec, modified_at=manifest.pulled_at, is_placed=False, made_from=manifest.made_from)
 
 
 def _lowered(aliases: Mapping[str, str]) -> Mapping[str, str]:

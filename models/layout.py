@@ -60,6 +60,10 @@ class Layout:
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
+    def is_in_use(self) -> bool:
+        """Whether anything of ours lies here."""
+        return self._own.is_dir()
+
     @contextmanager
     def lock(self, name: str, wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the lock `name` against every other thread and process.

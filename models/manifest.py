@@ -27,6 +27,9 @@ _KEPT = (
     *("id", "title", "task", "format", "family", "context_length", "size_bytes"),
     *("parameters", "licence", "hub_id", "capabilities"),
 )
+PLACED = "placed"
+"""The source, in `origin`, of models that were made from one that a person placed."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,7 +48,8 @@ class Manifest:
     """A name, what is known of the model, and its files in the artefact `artefact`.
 
     `origin` says where the files came from and, for a model that was made from another, under `made_from` which
-    pulled model that goes back to; `pulled_at` is in seconds since the epoch.
+    model that goes back to. Where a person placed that one, its files are found anew each time and `files` is empty.
+    `pulled_at` is in seconds since the epoch.
     """
 
     spec: ModelSpec
@@ -61,15 +65,24 @@ class Manifest:
     @property
     def digest(self) -> str:
         """64 hex digits that stand for the model: the files, and what it brings along of its own."""
+        return self.digest_over(self.artefact)
+
+    def digest_over(self, artefact: str) -> str:
+        """The same with the files of `artefact`."""
         if self.spec.preset == Preset():
-            return self.artefact
-        own = [self.artefact, preset_document(self.spec.preset), self.spec.licence]
+            return artefact
+        own = [artefact, preset_document(self.spec.preset), self.spec.licence]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     @property
     def made_from(self) -> str | None:
-        """The name of the pulled model that this one goes back to; None for a pulled one."""
+        """The name of the model that this one goes back to; None for a pulled one."""
         return self.origin.get("made_from")
+
+    @property
+    def is_of_placed(self) -> bool:
+        """Whether it was made from a model that a person placed."""
+        return self.origin.get("source") == PLACED
 
     def write(self, path: Path) -> None:
         """Publish the manifest; from this moment on the model is installed.
@@ -102,7 +115,7 @@ class Manifest:
                 raise ValueError(f"it has version {document['version']!r}, this Ingle reads version {_VERSION}")
             return cls(
                 spec=_spec(document["model"], document.get("preset")),
-                files=_files(document["files"]),
+                files=_files(document["files"], may_be_none=document["origin"].get("source") == PLACED),
                 origin={str(key): str(value) for key, value in document["origin"].items()},
                 pulled_at=float(document["pulled_at"]),
             )
@@ -169,12 +182,12 @@ def _spec(table: Mapping[str, Any], preset: Mapping[str, Any] | None) -> ModelSp
     return spec
 
 
-def _files(tables: Sequence[Mapping[str, Any]]) -> tuple[ManifestFile, ...]:
+def _files(tables: Sequence[Mapping[str, Any]], *, may_be_none: bool) -> tuple[ManifestFile, ...]:
     files = tuple(ManifestFile(**table) for table in tables)
     for file in files:
         sound = isinstance(file.size, int) and 0 <= file.size <= MAX_FILE_BYTES and _SHA256.fullmatch(file.sha256)
         if not sound or not is_model_file(file.name):
             raise ValueError("one of its files is not a model's")
-    if not files:
+    if not files and not may_be_none:
         raise ValueError("it has no files")
     return files

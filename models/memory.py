@@ -1,6 +1,8 @@
 """How many bytes there are, who holds them, and how to give some back."""
 
 import ctypes
+import errno
+import functools
 import gc
 import mmap
 import sys
@@ -13,20 +15,41 @@ import torch
 from domain.memory import GpuMemory, MemoryUsage
 
 _CGROUP = Path("/sys/fs/cgroup")
+# torch's allocator, C++'s, mmap as safetensors tells of it, CTranslate2 and the CUDA runtime.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 def usage() -> MemoryUsage:
-    """This process and this machine, now; the cgroup's figures where it has a limit below the machine's."""
+    """This process and this machine, now; those of its cgroups where they have limits below the machine's."""
     memory = psutil.Process().memory_info()
     machine = psutil.virtual_memory()
-    total, available = machine.total, machine.available
-    limit = _read_bytes(_CGROUP / "memory.max")
-    if limit is not None and limit < total:
-        used = _read_bytes(_CGROUP / "memory.current") or 0
-        # Page cache of our own files counts as used there, though the kernel gives it back when asked.
-        used -= _inactive_file_bytes()
-        total, available = limit, min(available, max(0, limit - used))
+    total, available = within(_own_cgroups(), machine.total, machine.available)
     return MemoryUsage(memory.rss, memory.vms, total, available, tuple(_gpus()))
+
+
+def within(cgroups: Sequence[Path], total: int, available: int) -> tuple[int, int]:
+    """`total` and `available` bytes of the machine, as far as the limits of `cgroups` (v2) let us have them."""
+    for cgroup in cgroups:
+        limit = _read_bytes(cgroup / "memory.max")
+        if limit is None:
+            continue
+        used = _read_bytes(cgroup / "memory.current") or 0
+        # Page cache of our own files counts as used there, though the kernel gives it back when asked.
+        used -= _inactive_file_bytes(cgroup)
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
+
+
+@functools.cache
+def _own_cgroups() -> Sequence[Path]:
+    """Ours and those around it: a service has its limit in its own, a container mostly in what looks like the root."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return [_CGROUP]
+    own = next((line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")), "")
+    folder = _CGROUP / own
+    return [one for one in (folder, *folder.parents) if one.is_relative_to(_CGROUP)]
 
 
 def trim() -> Sequence[str]:
@@ -42,6 +65,22 @@ def trim() -> Sequence[str]:
         if torch.cuda.memory_reserved() < before:
             done.append("cuda empty_cache")
     return done
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that there was no memory; libraries say so in many ways."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(link, OSError) and link.errno == errno.ENOMEM:
+            return True
+        if isinstance(link, RuntimeError | OSError) and any(words in str(link).lower() for words in _NO_MEMORY):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
 
 
 def mapped_spans(path: Path) -> Sequence[range]:
@@ -93,9 +132,9 @@ def _read_bytes(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _inactive_file_bytes() -> int:
+def _inactive_file_bytes(cgroup: Path) -> int:
     try:
-        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

@@ -27,7 +27,7 @@ from models.preset_parameters import checked_parameters
 _MAX_BYTES = 1 << 20
 _KEYS = (
     *("name", "source", "revision", "path", "title", "aliases"),
-    *("device", "dtype", "quantization", "context_length", "num_parallel"),
+    *("device", "dtype", "quantization", "context_length", "num_parallel", "threads"),
     *("keep_alive", "pinned", "preload"),
     *("system", "template", "parameters"),
 )
@@ -93,7 +93,7 @@ class OperatorModels:
         wish = self._wishes.get(spec.id.lower())
         if wish is None:
             inherited = self._wishes.get(made_from.lower()) if made_from else None
-            return spec if inherited is None else replace(spec, residence=inherited.residence)
+            return spec if inherited is None else replace(spec, residence=inherited.residence.over(spec.residence))
         preset = Preset(
             system=spec.preset.system if wish.preset.system is None else wish.preset.system,
             parameters=tuple(sorted({**dict(spec.preset.parameters), **dict(wish.preset.parameters)}.items())),
@@ -101,7 +101,9 @@ class OperatorModels:
             template=wish.preset.template or spec.preset.template,
             parent=spec.preset.parent,
         )
-        return replace(spec, title=wish.title or spec.title, residence=wish.residence, preset=preset)
+        return replace(
+            spec, title=wish.title or spec.title, residence=wish.residence.over(spec.residence), preset=preset
+        )
 
 
 class _Table:
@@ -160,6 +162,7 @@ class _Table:
                 quantization=self._text("quantization") or "auto",
                 num_ctx=self._integer("context_length"),
                 num_parallel=self._integer("num_parallel"),
+                threads=self._integer("threads"),
             )
         except InvalidRequest as error:
             raise self._wrong({"num_ctx": "context_length"}.get(error.field or "", error.field or ""), error) from None

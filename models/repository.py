@@ -4,12 +4,14 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from application.shortages import OnShortage
 from domain.errors import InsufficientMemory, ModelNotFound, ModelNotLoaded
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
@@ -22,8 +24,8 @@ from models.embedding.placement import place_embedding
 from models.inference_thread import InferenceThread
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
-from models.speech.loader import load_whisper
 from models.speech.options import EngineOptions as SpeechOptions
+from models.speech_loads import SpeechLoads, SpeechPolicy
 from models.store import InstalledModel, ModelStore
 from models.text import weights
 from models.text.cache_memory import CacheUse, sum_of
@@ -52,11 +54,27 @@ class LoadPolicy:
 class OptimizedModelRepository:
     """Implements `domain.repositories.ModelRepository` for text, speech and embedding models over the local store."""
 
-    def __init__(self, store: ModelStore, decoder: AudioDecoder, policy: LoadPolicy) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        decoder: AudioDecoder,
+        policy: LoadPolicy,
+        *,
+        usage: Callable[[], MemoryUsage] = memory.usage,
+        speech_device: Callable[[str], str] = device.resolve,
+        on_shortage: OnShortage = lambda _: False,
+    ) -> None:
+        """`speech_device` makes a device that was asked for concrete; `usage` tells what the machine has.
+
+        `on_shortage` hears of caches that cannot grow, from their own threads.
+        """
         self._store = store
         self._decoder = decoder
         self._policy = policy
-        self._budgets = Budgets(policy.budget)
+        self._on_shortage = on_shortage
+        self._budgets = Budgets(policy.budget, usage)
+        speech = SpeechPolicy(policy.cpu_threads, policy.speech_compute_type, policy.speech)
+        self._speech = SpeechLoads(decoder, speech, self._budgets, speech_device)
         # transformers makes models without weights by patching torch for all threads: two at once get mixed up.
         self._transformers = threading.Lock()
         self._threads: dict[str, InferenceThread] = {}
@@ -85,7 +103,7 @@ class OptimizedModelRepository:
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """What a load of `spec` would take. Raises InvalidRequest and DeviceNotAvailable as `load` would."""
         if spec.task is Task.SPEECH:
-            return forecast.speech_need(spec, device.resolve(options.device), self._compute_type(options))
+            return self._speech.place(spec, options).need
         if spec.task is Task.EMBEDDING:
             return forecast.embedding_need(spec, place_embedding(options))
         placement = place_text(options)
@@ -98,14 +116,18 @@ class OptimizedModelRepository:
         for engine in list(self._texts):
             if engine.info.device == device:
                 await engine.give_back_cache()
+        if device == "cpu":
+            self._speech.let_go()
         await asyncio.to_thread(memory.trim)
 
     async def trim(self) -> Sequence[str]:
-        """Drop cached prefixes, collect garbage and give freed pages back."""
+        """Drop cached prefixes and parked weights, collect garbage and give freed pages back."""
+        parked = self._speech.let_go()
         cached = self._caches().prefix
         for engine in list(self._texts):
             await engine.give_back_cache()
-        return [*(["prefix cache"] if cached else []), *await asyncio.to_thread(memory.trim)]
+        done = [*(["prefix cache"] if cached else []), *(["parked weights"] if parked else [])]
+        return [*done, *await asyncio.to_thread(memory.trim)]
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Bring `spec` into memory on the device that `options` name; see the contract."""
@@ -121,13 +143,17 @@ class OptimizedModelRepository:
         self._store.verify(installed)
         try:
             if installed.spec.task is Task.SPEECH:
-                return self._load_speech(installed, need, options, on_progress)
+                return self._speech.load(installed, need, options, on_progress)
+            if installed.spec.task is Task.TEXT:
+                self._convert(installed, options, on_progress)
             with self._transformers:
                 if installed.spec.task is Task.TEXT:
                     return self._load_text(installed, need, options, on_progress)
                 return self._load_embedding(installed, options, on_progress)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error)
+        except Exception as error:
+            if isinstance(error, InsufficientMemory) or not memory.ran_out(error):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         finally:
             # What the load needed on its way goes back.
             memory.trim()
@@ -135,17 +161,26 @@ class OptimizedModelRepository:
         memory.trim()
         raise InsufficientMemory(f"'{installed.spec.id}' ran out of memory while loading: {reason}")
 
+    def _convert(self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress) -> None:
+        """What a first load takes longest for; others load meanwhile."""
+        weights.convert(
+            _source_of(installed),
+            installed.spec.format,
+            partial(self._store.converted_dir, installed),
+            place_text(options).precision,
+            on_progress,
+            self._transformers,
+        )
+
     def _load_text(
         self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
     ) -> TextEngine:
         spec = installed.spec
+        thread = self._thread_of(need.device)
         placement = place_text(options)
-        source = installed.directory
-        if spec.format is WeightFormat.GGUF:
-            source = next(file.path for file in installed.files if file.name.endswith(".gguf"))
         engine = load_text(
             spec,
-            source,
+            _source_of(installed),
             lambda layout: self._store.converted_dir(installed, layout),
             device=placement.device,
             precision=placement.precision,
@@ -153,13 +188,17 @@ class OptimizedModelRepository:
             num_ctx=self._context(options),
             cache_bytes=need.cache + self._cache_room(need.device),
             options=self._policy.engine.with_parallel(options.num_parallel),
-            threads=self._policy.cpu_threads,
-            thread=self._thread_of(need.device),
+            threads=self._threads_for(options),
+            thread=thread,
             on_progress=on_progress,
-            budget=DeviceBudget(self._budgets, need.device),
+            budget=DeviceBudget(self._budgets, need.device, self._on_shortage, thread.wake),
         )
         self._texts.add(engine)
         return engine
+
+    def _threads_for(self, options: LoadOptions) -> int:
+        """As many as the model is wanted to have, and never more than the machine leaves us."""
+        return min(options.threads or self._policy.cpu_threads, self._policy.cpu_threads)
 
     def _context(self, options: LoadOptions) -> int:
         return options.num_ctx or self._policy.context_length
@@ -171,23 +210,6 @@ class OptimizedModelRepository:
         """
         budget = self._budgets.of(device)
         return budget.limit if device == "cpu" else int(budget.room * _CACHE_SHARE)
-
-    def _load_speech(
-        self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
-    ) -> WhisperEngine:
-        return load_whisper(
-            installed.spec,
-            installed.directory,
-            decoder=self._decoder,
-            device=need.device,
-            compute_type=self._compute_type(options),
-            cpu_threads=self._policy.cpu_threads,
-            on_progress=on_progress,
-            options=self._policy.speech,
-        )
-
-    def _compute_type(self, options: LoadOptions) -> str:
-        return _COMPUTE_TYPES.get((options.dtype, options.quantization), self._policy.speech_compute_type)
 
     def _load_embedding(
         self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress
@@ -202,17 +224,18 @@ class OptimizedModelRepository:
             bounds=Bounds(placement.step_tokens, engine.max_waiting, engine.max_waiting_tokens),
             thread=self._thread_of(str(placement.device)),
             on_progress=on_progress,
+            threads=self._threads_for(options),
         )
 
-    async def unload(self, model: LoadedModel) -> int:
-        """Drop the weights, return the pages, and measure what came back."""
+    async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
+        """Drop the weights, return the pages, and measure what came back; see the contract."""
         if not isinstance(model, TextEngine | EmbeddingEngine | WhisperEngine):
             raise ModelNotLoaded(f"'{model.info.id}' was not loaded here")
         before = await asyncio.to_thread(memory.usage)
         if isinstance(model, TextEngine | EmbeddingEngine):
             await model.close()
         else:
-            await asyncio.to_thread(model.close)
+            await asyncio.to_thread(partial(self._speech.unload, model, park=park))
         await asyncio.to_thread(memory.trim)
         after = await asyncio.to_thread(memory.usage)
         return max(0, before.rss - after.rss) + max(0, before.vram_used - after.vram_used)
@@ -242,6 +265,7 @@ class OptimizedModelRepository:
     def close(self) -> None:
         """End the owner threads and the decode processes. Every model must be unloaded."""
         self._decoder.close()
+        self._speech.let_go()
         for thread in self._threads.values():
             thread.close()
         self._threads.clear()
@@ -255,16 +279,8 @@ class OptimizedModelRepository:
         return self._threads[where]
 
 
-_COMPUTE_TYPES: Mapping[tuple[str, str], str] = {
-    ("auto", "int8"): "int8",
-    ("float32", "int8"): "int8_float32",
-    ("float16", "int8"): "int8_float16",
-    ("bfloat16", "int8"): "int8_bfloat16",
-    ("float32", "auto"): "float32",
-    ("float16", "auto"): "float16",
-    ("bfloat16", "auto"): "bfloat16",
-    ("auto", "none"): "float32",
-    ("float32", "none"): "float32",
-    ("float16", "none"): "float16",
-    ("bfloat16", "none"): "bfloat16",
-}
+def _source_of(installed: InstalledModel) -> Path:
+    """The weights of a text model: a GGUF file, or the directory that they lie in."""
+    if installed.spec.format is WeightFormat.GGUF:
+        return next(file.path for file in installed.files if file.name.endswith(".gguf"))
+    return installed.directory

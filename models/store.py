@@ -13,18 +13,17 @@ from models.catalog import Catalog, CatalogEntry
 from models.installed import InstalledModel, StoredFile
 from models.inventory import Inventory
 from models.layout import Layout, changes, key_of, sync_directory
-from models.manifest import Manifest, read_manifest
+from models.manifest import PLACED, Manifest, read_manifest
 from models.operator_models import OperatorModels
 from models.pull import Pull, PullLimits
 from models.shared_pulls import SharedPulls
 from models.sources.source import Cancellation, Source
 from models.staging import Report
-from models.sweep import drop_artefact, used_digests
+from models.sweep import drop_artefact, sweep, used_digests
 from models.verification import Verifier
 
 __all__ = ["InstalledModel", "ModelStore", "PullLimits", "StoredFile"]
 
-_ALIAS_INSTEAD = "give it another name in MODEL_ALIASES, or a preset in models.toml"
 _LAYOUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 
@@ -91,7 +90,20 @@ class ModelStore:
 
         Raises ModelLoadFailed naming the file. Takes about a second for each GB that is hashed.
         """
+        if model.lost:
+            raise ModelLoadFailed(
+                f"model '{model.spec.id}' cannot be loaded: {model.lost}, or delete '{model.spec.id}'"
+            )
         self._verifier.verify(model)
+
+    def sweep(self) -> None:
+        """Remove what crashes left behind and nobody wants any more; what somebody pulls just now is left alone.
+
+        Raises ModelsFolderUnusable. A folder that holds nothing of ours yet is not touched.
+        """
+        if self._layout.is_in_use():
+            with changes():
+                sweep(self._layout, self._placed_digests())
 
     # -- coming and going -------------------------------------------------------------------------------
 
@@ -126,7 +138,7 @@ class ModelStore:
             return present
 
         def work(report: Report, cancellation: Cancellation) -> None:
-            placed = {model.digest for model in self.installed() if model.is_placed}
+            placed = self._placed_digests()
             Pull(entry, self._layout, self._verifier, self._sources, self._limits, placed, report, cancellation).run()
 
         self._pulls.join(key_of(entry.spec.id), work, on_progress, cancelled)
@@ -137,12 +149,16 @@ class ModelStore:
 
         Raises ModelNotFound, and InvalidRequest for a model that a person placed: it is theirs to remove.
         """
-        model = self._movable(name, "removed", "remove it there")
+        model = self._inventory.find(name, catch_all=False)
+        if model.is_placed:
+            is_here = model.directory.is_relative_to(self._layout.root)
+            where = "was placed in the models folder by hand" if is_here else "lies where models.toml says"
+            raise InvalidRequest(f"model '{model.spec.id}' {where}: remove it there", field="model")
         with changes(), self._layout.publishing():
             (self._layout.manifests / f"{key_of(model.spec.id)}.json").unlink(missing_ok=True)
             sync_directory(self._layout.manifests)
             used = used_digests(self._layout)
-            if used is not None and model.digest not in used:
+            if used is not None and model.digest not in used | self._placed_digests():
                 self._verifier.forget(model.digest)
                 drop_artefact(self._layout, model.digest)
         return model
@@ -153,12 +169,12 @@ class ModelStore:
         Raises ModelNotFound, InvalidRequest, ModelExists, ModelLoadFailed where files are missing,
         InsufficientStorage, ModelsFolderUnusable.
         """
-        base = self._movable(source, "copied", _ALIAS_INSTEAD)
+        base = self._inventory.find(source, catch_all=False)
         return self._make(base, replace(base.spec, id=destination.strip(), hub_id=None))
 
     def create(self, wish: NewModel) -> InstalledModel:
         """Make a model with a preset of its own out of the files of another. Raises as `copy` does."""
-        base = self._movable(wish.base, "the base of another", _ALIAS_INSTEAD)
+        base = self._inventory.find(wish.base, catch_all=False)
         name = wish.name.strip()
         spec = replace(
             base.spec,
@@ -172,34 +188,37 @@ class ModelStore:
 
     # -- within -----------------------------------------------------------------------------------------
 
-    def _movable(self, name: str, verb: str, instead: str) -> InstalledModel:
-        """The model that `name` means, unless a person placed it."""
-        model = self._inventory.find(name, catch_all=False)
-        if model.is_placed:
-            is_here = model.directory.is_relative_to(self._layout.root)
-            where = "was placed in the models folder by hand" if is_here else "lies where models.toml says"
-            raise InvalidRequest(f"model '{model.spec.id}' {where} and cannot be {verb}: {instead}", field="model")
-        return model
+    def _placed_digests(self) -> set[str]:
+        """Of models whose files are persons': engines may keep copies of these."""
+        return {model.digest for model in self.installed() if model.is_placed}
 
     def _make(self, base: InstalledModel, spec: ModelSpec) -> InstalledModel:
         key = key_of(spec.id)
         with changes(), self._layout.publishing():
             self._inventory.refuse_taken(spec.id)
-            origin = read_manifest(self._layout, key_of(base.spec.id))
-            if origin is None or origin.artefact != base.digest:
-                raise ModelNotFound(base.spec.id)
-            for file in base.files:
-                if not file.path.is_file() or file.path.stat().st_size != file.size:
-                    again = f"run `ingle models pull {base.made_from or base.spec.id}` again"
-                    raise ModelLoadFailed(f"{file.name} of '{base.spec.id}' is damaged: {again}", file=file.name)
-            made_from = {**origin.origin, "made_from": base.made_from or base.spec.id}
+            made = self._made_of(base, spec)
             replaced = read_manifest(self._layout, key)
-            Manifest(spec, origin.files, made_from).write(self._layout.manifests / f"{key}.json")
+            made.write(self._layout.manifests / f"{key}.json")
             used = used_digests(self._layout)
             if replaced is not None and used is not None and replaced.artefact not in used:
                 self._verifier.forget(replaced.artefact)
                 drop_artefact(self._layout, replaced.artefact)
         return self._inventory.find(spec.id)
+
+    def _made_of(self, base: InstalledModel, spec: ModelSpec) -> Manifest:
+        """The manifest of `spec` over the files of `base`, which must be there and whole."""
+        if base.lost:
+            raise ModelLoadFailed(f"'{base.spec.id}' cannot be the base of another model: {base.lost}")
+        origin = None if base.is_placed else read_manifest(self._layout, key_of(base.spec.id))
+        if base.is_placed or (origin is not None and origin.is_of_placed):
+            return Manifest(spec, (), {"source": PLACED, "made_from": base.made_from or base.spec.id})
+        if origin is None or origin.artefact != base.digest:
+            raise ModelNotFound(base.spec.id)
+        for file in base.files:
+            if not file.path.is_file() or file.path.stat().st_size != file.size:
+                again = f"run `ingle models pull {base.made_from or base.spec.id}` again"
+                raise ModelLoadFailed(f"{file.name} of '{base.spec.id}' is damaged: {again}", file=file.name)
+        return Manifest(spec, origin.files, {**origin.origin, "made_from": base.made_from or base.spec.id})
 
     def _repair(
         self,
@@ -214,6 +233,8 @@ class ModelStore:
             if progress.stage is not PullStage.DONE:
                 on_progress(progress)
 
+        if model.lost:
+            raise DownloadFailed(f"'{model.spec.id}' cannot be repaired: {model.lost}")
         if self._verifier.damaged(model):
             self.pull(made_from, told, cancelled)
             if self._verifier.damaged(model):

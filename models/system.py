@@ -65,7 +65,8 @@ class MachineProbe:
             text = "bfloat16: int8 products would saturate without VNNI"
         else:
             text = "float32: this processor has neither VNNI nor bfloat16"
-        return {"cpu": text, "cuda": "bfloat16" if torch.cuda.is_available() else "no CUDA device"}
+        wide = "bfloat16, or float16 on a card that lacks it"
+        return {"cpu": text, "cuda": wide if torch.cuda.is_available() else "no CUDA device"}
 
     @cached_property
     def _versions(self) -> dict[str, str]:

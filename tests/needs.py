@@ -109,6 +109,18 @@ def missing_redis(host: str = "127.0.0.1", port: int = 6379) -> str | None:
     return None if answer == b"+PONG\r\n" else f"what listens at {host}:{port} is not an open Redis"
 
 
+def missing_rabbitmq(host: str = "127.0.0.1", port: int = 5672) -> str | None:
+    """Whether AMQP's greeting is answered with the first frame of a connection."""
+    try:
+        with socket.create_connection((host, port), _PATIENCE) as connection:
+            connection.settimeout(_PATIENCE)
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            answer = connection.recv(3)
+    except OSError as error:
+        return f"no RabbitMQ at {host}:{port} ({error})"
+    return None if answer == b"\x01\x00\x00" else f"what listens at {host}:{port} is not RabbitMQ"
+
+
 def missing_browser() -> str | None:
     """Whether a Chromium is on PATH."""
     return None if any(map(shutil.which, BROWSERS)) else f"none of {', '.join(BROWSERS)} is installed"
@@ -144,6 +156,7 @@ def missing_node() -> str | None:
 NEEDS: Mapping[str, Callable[[], str | None]] = {
     "postgres": cache(missing_postgres),
     "redis": cache(missing_redis),
+    "rabbitmq": cache(missing_rabbitmq),
     "browser": missing_browser,
     "gpu": cache(missing_gpu),
     "node": cache(missing_node),

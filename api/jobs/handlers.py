@@ -1,9 +1,6 @@
 """The built-in types of jobs: what their inputs mean, and how their results look."""
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from math import ceil
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -11,30 +8,25 @@ from pydantic import ConfigDict, Field
 
 from api.bodies import Body, validate
 from api.errors import InvalidFields, Problem
+from api.jobs.bounds import BELOW_INTERACTIVE, beyond
+from api.jobs.recordings import TranscribeHandler
 from api.options import parse_options
 from api.services import Services
-from api.speech_fields import options_of
-from api.speech_options import TranscribeOptions
 from api.text_body import TextBody, chat_of
-from api.transcripts import content_of, json_body, segment_body
 from api.turns import MessageBodies, messages_of
 from api.uploads import UploadFolder
 from application.job_handlers import JobDone, JobHandler, Tell
 from application.job_profiles import ModelProfiles
 from application.residency import spec_for
+from application.stored_files import StoredFiles
 from domain.constraint import Constraint, JsonSchema
-from domain.errors import EmptyAudio, InvalidRequest, NotOffered, UnsupportedParameter
+from domain.errors import InvalidRequest
 from domain.generation import MAX_STOP_STRINGS, GenerationRequest
 from domain.job import Job
-from domain.model import ModelSpec, Task
+from domain.model import ModelSpec, Task, WeightFormat
 from domain.prompt import Message, Role
 
-BELOW_INTERACTIVE = -5
-"""Priority of every job at a model: somebody waits for the requests of HTTP."""
-
 _PLAIN = validate(TextBody, {})
-_LAST_WORDS = 60.0
-_MOST_SECONDS = 86_400.0
 
 
 class ChatInput(Body):
@@ -64,18 +56,12 @@ class EmbedInput(Body):
     normalize: bool = True
 
 
-class RecordingInput(TranscribeOptions):
-    """Where a recording lies, and how it is to be written down."""
-
-    url: str = ""
-    file_path: str | None = None
-    file_id: str | None = None
-
-
-def job_handlers(services: Services, profiles: ModelProfiles, folder: UploadFolder) -> Mapping[str, JobHandler]:
+def job_handlers(
+    services: Services, profiles: ModelProfiles, folder: UploadFolder, files: StoredFiles
+) -> Mapping[str, JobHandler]:
     """A handler for each type that needs no other dialect; recordings are fetched into `folder`."""
     chat = ChatHandler(services, profiles)
-    hear = TranscribeHandler(services, profiles, folder)
+    hear = TranscribeHandler(services, profiles, folder, files)
     return {
         "llm_chat": chat,
         "chat_completion": chat,
@@ -122,19 +108,15 @@ class ChatHandler:
         return GenerationRequest(
             chat_of(spec, _PLAIN, _messages(given)),
             options.sampling(ceiling=self._services.limits.new_tokens),
-            _beyond(job),
+            beyond(job),
             job.id,
             client=f"job:{job.owner_service}",
             priority=BELOW_INTERACTIVE,
             constraint=_constraint(given.response_format),
             num_ctx=options.num_ctx,
-            shift_keeping=options.num_keep,
+            # Other servers cannot be asked for it.
+            shift_keeping=None if spec.format is WeightFormat.REMOTE else options.num_keep,
         )
-
-
-def _beyond(job: Job) -> float:
-    """A time limit that is never reached: an answer that was cut by time must not count as a result."""
-    return min(_MOST_SECONDS, job.timeout_ms / 1000 + _LAST_WORDS)
 
 
 def _messages(given: ChatInput) -> tuple[Message, ...]:
@@ -196,62 +178,3 @@ class EmbedHandler:
             "duration_ms": round(1000 * (self._services.clock.monotonic() - began)),
         }
         return JobDone(result, usage)
-
-
-class TranscribeHandler:
-    """Writes down a recording that lies on another server."""
-
-    def __init__(self, services: Services, profiles: ModelProfiles, folder: UploadFolder) -> None:
-        self._services = services
-        self._profiles = profiles
-        self._folder = folder
-
-    async def __call__(self, job: Job, tell: Tell) -> JobDone:
-        """What is said in the recording."""
-        given = options_of(RecordingInput, body=job.input)
-        _check_source(given)
-        name = self._profiles.model_of(job.model_profile)
-        spec_for(self._services.pool, name, Task.SPEECH)
-        wish = given.domain_request(
-            beam_size=self._services.defaults.speech_beam_size,
-            timeout_seconds=_beyond(job),
-            client=f"job:{job.owner_service}",
-            request_id=job.id,
-            interactive=False,
-        )
-        began = self._services.clock.monotonic()
-        tell({"stage": "fetching"})
-        async with self._fetched(given.url) as path:
-            tell({"stage": "transcribing"})
-            done = await self._services.transcribe.complete(name, path, wish)
-        said, model = done.transcript, done.started.model.id
-        body = json_body(said, given, model, job.id)
-        usage = {"type": "duration", "seconds": ceil(said.duration)}
-        result = {
-            "schema_version": "ai.transcription_result.v1",
-            "provider": "local",
-            **body,
-            "segments": [segment_body(one, with_words=given.word_timestamps) for one in said.segments],
-            "duration_ms": round(1000 * (self._services.clock.monotonic() - began)),
-            "usage": usage,
-        }
-        if given.response_format not in ("json", "verbose_json"):
-            content = await content_of(said, given, model, job.id)
-            result["rendered"] = {"format": given.response_format, "content": content}
-        return JobDone(result, usage)
-
-    @asynccontextmanager
-    async def _fetched(self, url: str) -> AsyncGenerator[Path, None]:
-        async with self._folder.lent_path() as path:
-            if not await self._services.fetcher.fetch(url, path, max_bytes=self._services.limits.upload_bytes):
-                raise EmptyAudio("there is nothing at that address")
-            yield path
-
-
-def _check_source(given: RecordingInput) -> None:
-    if given.stream:
-        raise UnsupportedParameter("stream: a job answers in one piece", field="stream")
-    if given.file_path is not None or given.file_id is not None:
-        raise NotOffered("file_path and file_id: this version keeps no uploads for jobs, give a url")
-    if not given.url:
-        raise InvalidFields([Problem(("url",), "is missing: name the recording's address")])

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from api.bodies import Body
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
+from api.jobs.binding import owner_for
 from api.jobs.reading import one_said
 from api.jobs.record import canonical_sha256
 from api.request_ids import request_id_of
@@ -62,7 +63,7 @@ class RetryBody(Body):
 class JobBody(Body):
     """What is asked for. The ranges are the domain's."""
 
-    owner_service: str
+    owner_service: str | None = None
     owner_ref: str = ""
     task_type: str
     model_profile: str | None = None
@@ -106,7 +107,7 @@ def new_job(
     trace = _TRACE.fullmatch(request.headers.get("traceparent", ""))
     return NewJob(
         id=new_job_id(now),
-        owner_service=body.owner_service,
+        owner_service=owner_for(request, body.owner_service),
         owner_ref=body.owner_ref,
         task_type=body.task_type,
         model_profile=profile,

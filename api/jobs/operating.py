@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.bodies import Body, validate
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
 from api.jobs.job_body import RetryBody
-from api.jobs.reading import query_of, read_job_json
+from api.jobs.reading import WholeNumber, query_of, read_job_json
 from api.jobs.record import moment
 from application.job_ports import Delivery, DeliveryStatus, WorkerRecord
+from domain.access import Scope
 from domain.job_limits import OwnerRules, QueueRules, QueueState
 from domain.new_job import NAME
 
@@ -58,7 +60,7 @@ class DeliveryQuery(Body):
     status: DeliveryStatus | None = None
     owner_service: str | None = None
     job_id: str | None = None
-    limit: int = Field(50, ge=1, le=100)
+    limit: WholeNumber = Field(50, ge=1, le=100)
     cursor: str | None = None
 
 
@@ -67,30 +69,43 @@ def routes(services: JobServices) -> APIRouter:
     router = APIRouter(tags=["jobs: operators"])
 
     @router.get("/stats", summary="Jobs in figures")
+    @needs(Scope.JOBS, Scope.METRICS)
     async def stats(request: Request) -> Response:
         query = query_of(request, StatsQuery)
         if query.window not in WINDOWS:
             raise InvalidFields([Problem(("window",), f"must be one of {', '.join(WINDOWS)}")])
-        owners = None if query.owner_service is None else (query.owner_service,)
+        caller = caller_of(request.scope)
+        owners = caller.bound_owners
+        if query.owner_service is not None:
+            # Of another's owner as much is told as of one that does not exist.
+            owners = frozenset((query.owner_service,) if caller.acts_for(query.owner_service) else ())
         document = dict(await services.statistics.stats(WINDOWS[query.window], owners))
-        document["workers"] = [_worker(one, services.clock.now()) for one in await services.workers.workers()]
-        document["dispatch"] = {**document.get("dispatch", {}), "broker": "disabled"}
+        # What workers do is told to those who see everybody's jobs.
+        seen = await services.workers.workers() if caller.bound_owners is None else ()
+        document["workers"] = [_worker(one) for one in seen]
+        document["dispatch"] = {**document.get("dispatch", {}), "broker": services.broker()}
         return json_answer({**_with_moments(document), "window": query.window})
 
     @router.get("/workers", summary="Who works, or worked within a day")
+    @needs(Scope.ADMIN)
     async def workers() -> Response:
         found = await services.workers.workers()
-        return json_answer({"workers": [_worker(one, services.clock.now()) for one in found]})
+        return json_answer({"workers": [_worker(one) for one in found]})
 
     @router.get("/queues", summary="Every queue, which is a model profile")
+    @needs(Scope.ADMIN)
     async def queues() -> Response:
         return json_answer({"queues": [_queue(state) for state in await services.rules.queues()]})
 
     @router.patch("/queues/{model_profile:path}", summary="Pause or limit a queue")
+    @needs(Scope.ADMIN)
     async def set_queue(request: Request) -> Response:
         profile = _name(request, "model_profile")
         raw = await read_job_json(request)
         body = validate(QueueBody, raw)
+        least = services.limits.lease_seconds
+        if body.lease_seconds is not None and body.lease_seconds < least:
+            raise InvalidFields([Problem(("lease_seconds",), f"must be between {least} and 3600")])
         old = (await services.rules.queue(profile)).rules
         changes: dict[str, Any] = {
             "paused": bool(body.paused),
@@ -104,10 +119,12 @@ def routes(services: JobServices) -> APIRouter:
         return json_answer(_queue(await services.rules.queue(profile)))
 
     @router.get("/owners", summary="Every owner that something is set for")
+    @needs(Scope.ADMIN)
     async def owners() -> Response:
         return json_answer({"owners": [asdict(rules) for rules in await services.rules.owners()]})
 
     @router.patch("/owners/{owner_service:path}", summary="Weigh or limit an owner")
+    @needs(Scope.ADMIN)
     async def set_owner(request: Request) -> Response:
         owner = _name(request, "owner_service")
         raw = await read_job_json(request)
@@ -118,6 +135,7 @@ def routes(services: JobServices) -> APIRouter:
         return json_answer(asdict(await services.rules.owner(owner)))
 
     @router.get("/webhooks/deliveries", summary="What was told to callbacks, or is to be")
+    @needs(Scope.ADMIN)
     async def deliveries(request: Request) -> Response:
         query = query_of(request, DeliveryQuery)
         found = await services.outbox.deliveries(
@@ -127,6 +145,7 @@ def routes(services: JobServices) -> APIRouter:
         return json_answer({"deliveries": [_delivery(one) for one in found], "next_cursor": cursor})
 
     @router.post("/webhooks/deliveries/{id}/redeliver", summary="Tell it again", status_code=202)
+    @needs(Scope.ADMIN)
     async def redeliver(request: Request) -> Response:
         await services.outbox.redeliver(str(request.path_params["id"]))
         return json_answer({"id": request.path_params["id"], "status": DeliveryStatus.QUEUED.value}, 202)
@@ -141,14 +160,14 @@ def _name(request: Request, field: str) -> str:
     return name
 
 
-def _worker(worker: WorkerRecord, now: float) -> Mapping[str, Any]:
+def _worker(worker: WorkerRecord) -> Mapping[str, Any]:
     return {
         "worker_id": worker.worker_id,
         "kind": worker.kind,
         "last_seen_at": moment(worker.last_seen_at),
         "running": worker.running,
         "profiles": list(worker.profiles),
-        "alive": now * 1000 - worker.last_seen_at <= ALIVE_MS,
+        "alive": worker.silent_ms <= ALIVE_MS,
     }
 
 

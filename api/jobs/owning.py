@@ -11,13 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.bodies import Body, validate
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
+from api.jobs.binding import visible_job
 from api.jobs.job_body import Moment, milliseconds_of
-from api.jobs.reading import job_id_of, query_of, read_job_json
+from api.jobs.reading import WholeNumber, job_id_of, query_of, read_job_json
 from api.jobs.record import attempt_records, job_record
 from api.streaming import unless_client_leaves
+from domain.access import Scope
 from domain.errors import IngleError
 from domain.job import Job, JobStatus
 from domain.job_repository import Cancel, Changed, Delete, JobFilter, Retry
@@ -54,8 +57,8 @@ class FilterBody(Body):
 class ListQuery(FilterBody):
     """A page of a list."""
 
-    limit: int = Field(50, ge=1, le=100)
-    cursor: int | None = Field(None, ge=1, le=2**62)
+    limit: WholeNumber = Field(50, ge=1, le=100)
+    cursor: WholeNumber | None = Field(None, ge=1, le=2**62)
     include: str = ""
 
 
@@ -93,21 +96,24 @@ def routes(services: JobServices) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
     @router.get("/jobs", summary="List jobs, newest first")
+    @needs(Scope.JOBS)
     async def list_jobs(request: Request) -> Response:
         query = query_of(request, ListQuery, lists=FILTERS)
         payloads = _included(query.include, "input", "result")
-        page = await services.jobs.search(query.filter(), query.limit, query.cursor, payloads=payloads)
-        now, held = services.clock.now(), await services.rules.held()
-        records = [job_record(job, now, held, payloads=payloads) for job in page.jobs]
+        wanted = replace(query.filter(), owners=caller_of(request.scope).bound_owners)
+        page = await services.jobs.search(wanted, query.limit, query.cursor, payloads=payloads)
+        holds = await services.rules.held()
+        records = [job_record(job, holds, payloads=payloads) for job in page.jobs]
         cursor = None if page.next_before is None else str(page.next_before)
         return json_answer({"jobs": records, "next_cursor": cursor})
 
     @router.get("/jobs/{id}", summary="Look at a job, or wait for its end")
+    @needs(Scope.JOBS, Scope.WORKER)
     async def show(request: Request) -> Response:
         job_id = job_id_of(request)
         query = query_of(request, JobQuery)
         wanted = _included(query.include, "attempts")
-        job = await services.jobs.get(job_id)
+        job = await visible_job(services, request, job_id)
         if query.wait and not job.status.terminal:
             job = await unless_client_leaves(request.receive, _when_over(services, job, query.wait))
         record = await shown(job)
@@ -116,48 +122,53 @@ def routes(services: JobServices) -> APIRouter:
         return json_answer(record)
 
     @router.post("/jobs/{id}/cancel", summary="Cancel a job")
+    @needs(Scope.JOBS)
     async def cancel(request: Request) -> Response:
         job_id = job_id_of(request)
         body = validate(CancelBody, await read_job_json(request, required=False))
-        done = await change(Cancel(ACTOR, body.reason), job_id)
+        done = await change(request, Cancel(ACTOR, body.reason), job_id)
         running = done.job.status is JobStatus.RUNNING
         return json_answer({**await shown(done.job), "changed": done.changed}, 202 if running else 200)
 
     @router.post("/jobs/{id}/retry", summary="Run a job again from the start")
+    @needs(Scope.JOBS)
     async def retry(request: Request) -> Response:
         job_id = job_id_of(request)
         raw = await read_job_json(request, required=False)
         body = validate(RetryBody, raw)
-        # Nobody has a key here, so everybody is the administrator, who takes a running job without being asked twice.
-        force = body.force or "force" not in raw
-        done = await change(Retry(ACTOR, force, body.max_attempts, round(1000 * body.delay_seconds)), job_id)
+        # The administrator, who is everybody where there are no keys, takes a running job without being asked twice.
+        force = body.force or ("force" not in raw and caller_of(request.scope).is_admin)
+        done = await change(request, Retry(ACTOR, force, body.max_attempts, round(1000 * body.delay_seconds)), job_id)
         return json_answer({**await shown(done.job), "changed": done.changed})
 
     @router.delete("/jobs/{id}", summary="Remove a job that is over", status_code=204)
+    @needs(Scope.JOBS)
     async def delete(request: Request) -> Response:
-        await change(Delete(ACTOR), job_id_of(request))
+        await change(request, Delete(ACTOR), job_id_of(request))
         return Response(status_code=204)
 
     @router.post("/jobs/retry", summary="Retry all jobs that match")
+    @needs(Scope.JOBS)
     async def retry_all(request: Request) -> Response:
-        return await change_all(Retry(ACTOR), await read_job_json(request))
+        return await change_all(request, Retry(ACTOR), await read_job_json(request))
 
     @router.post("/jobs/cancel", summary="Cancel all jobs that match")
+    @needs(Scope.JOBS)
     async def cancel_all(request: Request) -> Response:
-        return await change_all(Cancel(ACTOR), await read_job_json(request))
+        return await change_all(request, Cancel(ACTOR), await read_job_json(request))
 
-    async def change(action: Cancel | Retry | Delete, job_id: str) -> Changed:
-        [answer] = await services.jobs.change(action, [job_id])
+    async def change(request: Request, action: Cancel | Retry | Delete, job_id: str) -> Changed:
+        [answer] = await services.jobs.change(action, [job_id], caller_of(request.scope).bound_owners)
         if isinstance(answer, IngleError):
             raise answer
         return answer
 
     async def shown(job: Job) -> dict[str, Any]:
-        return job_record(job, services.clock.now(), await services.rules.held())
+        return job_record(job, await services.rules.held())
 
-    async def change_all(action: Cancel | Retry, raw: Mapping[str, Any]) -> Response:
+    async def change_all(request: Request, action: Cancel | Retry, raw: Mapping[str, Any]) -> Response:
         body = validate(BulkBody, raw)
-        wanted = _filter_of(body.filter)
+        wanted = replace(_filter_of(body.filter), owners=caller_of(request.scope).bound_owners)
         done = await services.queue.change_all(action, wanted, body.limit, dry_run=body.dry_run)
         return json_answer(
             {"matched": done.matched, "changed": done.changed, "dry_run": body.dry_run, "ids": list(done.ids)}

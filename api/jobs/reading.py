@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
+from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from api.bodies import OFF_LOOP_BYTES, B, from_query, parse_json, read_bytes, validate
@@ -21,6 +23,7 @@ from api.errors import (
 from domain.errors import JobNotFound
 
 SMALL = 64 << 10
+_WHOLE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -93,6 +96,16 @@ def one_said(first: Any, second: Any, names: tuple[str, str]) -> Any:
     if first is not None and second is not None and first != second:
         raise InvalidFields([Problem((names[0],), f"{names[0]} and {names[1]} have different values")])
     return second if first is None else first
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+"""An integer of a query string, in digits: `4.0`, `+4` and `4_0` are none."""
 
 
 def query_of(request: Request, kind: type[B], *, lists: frozenset[str] = frozenset()) -> B:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from api.times import rfc3339
+from application.job_ports import Holds
 from domain.job import Attempt, Job, JobEvent, JobStatus
 
 
@@ -14,11 +15,9 @@ def moment(milliseconds: int | None) -> str | None:
     return None if milliseconds is None else rfc3339(milliseconds / 1000)
 
 
-def job_record(
-    job: Job, now: float, held: Collection[str] = (), *, payloads: Collection[str] = ("input", "result")
-) -> dict[str, Any]:
-    """A job at `now` (seconds since the epoch); `held` are the profiles whose jobs nobody may claim."""
-    phase = job.phase(int(now * 1000), held=job.model_profile in held)
+def job_record(job: Job, holds: Holds, *, payloads: Collection[str] = ("input", "result")) -> dict[str, Any]:
+    """A job at the time of `holds`."""
+    phase = job.phase(holds.at, held=job.model_profile in holds.profiles)
     waits_again = job.status is JobStatus.PENDING and not job.ready and job.attempt > 0
     record = {
         "id": job.id,
@@ -62,9 +61,10 @@ def job_record(
     return record
 
 
-def claimed_record(job: Job, now: float) -> dict[str, Any]:
+def claimed_record(job: Job) -> dict[str, Any]:
     """A job for the worker that has just claimed it: nobody else is told the token."""
-    return {**job_record(job, now), "lease_token": job.lease_token, "deadline_at": moment(job.deadline_at)}
+    record = job_record(job, Holds(job.attempt_started_at or 0))
+    return {**record, "lease_token": job.lease_token, "deadline_at": moment(job.deadline_at)}
 
 
 def attempt_records(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.job_services import JobServices
-from api.jobs import operating, owning, submitting, watching, working
+from api.jobs import audio, operating, owning, submitting, tasks, watching, working
 from api.jobs.reading import SMALL
 from api.services import Limits
 
@@ -12,15 +12,17 @@ PREFIX = "/api/v1"
 
 def routes(services: JobServices, limits: Limits) -> APIRouter:
     """The routes of all pages."""
-    router = APIRouter(prefix=PREFIX)
+    router = APIRouter()
+    router.include_router(tasks.routes(services))
     for page in (
         submitting.routes(services),
         working.routes(services),
+        audio.routes(services),
         owning.routes(services),
         watching.routes(services, limits),
         operating.routes(services),
     ):
-        router.include_router(page)
+        router.include_router(page, prefix=PREFIX)
     return router
 
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.bodies import Body, validate
 from api.docs_page import schema_of
 from api.errors import InvalidFields, PayloadTooLarge, Problem
@@ -19,6 +20,7 @@ from api.jobs.job_body import JobBody, new_job
 from api.jobs.reading import SMALL, one_said, read_job_json
 from api.jobs.record import canonical_sha256, job_record
 from application.job_queue import new_job_id
+from domain.access import Scope
 from domain.errors import InvalidRequest
 from domain.new_job import NewBatch, NewJob
 
@@ -39,6 +41,7 @@ def routes(services: JobServices) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
     @router.post("/jobs", summary="Submit a job", status_code=201, openapi_extra=_takes(JobBody))
+    @needs(Scope.JOBS)
     async def submit(request: Request) -> Response:
         raw = await read_job_json(request, limit=services.limits.input_bytes + SMALL)
         new = _single(services, request, raw)
@@ -48,11 +51,11 @@ def routes(services: JobServices) -> APIRouter:
         headers = {"location": f"/api/v1/jobs/{placed.id}"}
         if added.replayed and new.idempotency_key is not None:
             headers["idempotency-replayed"] = "true"
-        held = await services.rules.held()
-        record = job_record(job, services.clock.now(), held)
+        record = job_record(job, await services.rules.held())
         return json_answer(record, 201 if placed.created else 200, headers)
 
     @router.post("/jobs/batch", summary="Submit many jobs, all or none", openapi_extra=_takes(BatchBody))
+    @needs(Scope.JOBS)
     async def submit_batch(request: Request) -> Response:
         raw = await read_job_json(request, limit=services.limits.batch_bytes)
         jobs, batch = await asyncio.to_thread(_many, services, request, raw, services.clock.now())

@@ -10,12 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
 from api.jobs.reading import job_id_of
 from api.jobs.record import event_record
 from api.services import Limits
 from api.streaming import Framing, Record, streamed
+from domain.access import Scope
 from domain.job import JobStatus
 
 LOOK_SECONDS = 0.2
@@ -37,13 +39,15 @@ def routes(services: JobServices, limits: Limits) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
     @router.get("/jobs/{id}/events", summary="What happened to a job")
+    @needs(Scope.JOBS)
     async def events(request: Request) -> Response:
         job_id = job_id_of(request)
         after = _last_seen(request)
+        owners = caller_of(request.scope).bound_owners
         if "text/event-stream" not in request.headers.get("accept", "").lower():
-            found = await services.history.events(job_id, after)
+            found = await services.history.events(job_id, after, owners)
             return json_answer({"events": [event_record(event) for event in found]})
-        await services.jobs.get(job_id)
+        await services.jobs.get(job_id, owners)
         return await streamed(
             request,
             _as_they_happen(services, job_id, after),

@@ -9,13 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.bodies import Body, validate
 from api.errors import InvalidFields, PayloadTooLarge, Problem
 from api.job_services import JobServices
+from api.jobs.binding import check_work, profiles_for
 from api.jobs.job_body import Code
 from api.jobs.reading import SMALL, job_id_of, one_said, read_job_json
 from api.jobs.record import canonical_sha256, claimed_record, job_record, moment
 from api.streaming import unless_client_leaves
+from domain.access import Scope
 from domain.errors import IngleError, LeaseRequired
 from domain.job_moves import summary
 from domain.job_repository import Claim, Complete, Fail, Heartbeat, Release, Settlement
@@ -80,6 +83,7 @@ def routes(services: JobServices) -> APIRouter:
     router = APIRouter(tags=["jobs: workers"])
 
     @router.post("/jobs/claim", summary="Take jobs, or wait for some")
+    @needs(Scope.WORKER)
     async def claim(request: Request) -> Response:
         raw = await read_job_json(request)
         body = validate(ClaimBody, raw)
@@ -92,19 +96,20 @@ def routes(services: JobServices) -> APIRouter:
             body.worker_id,
             body.limit or services.claim_limit,
             body.task_types,
-            body.model_profiles,
+            profiles_for(request, body.model_profiles),
             None if body.lease_seconds is None else 1000 * body.lease_seconds,
             body.loaded_profiles,
         )
         # A client that leaves while it waits must not be given a job.
         jobs = await unless_client_leaves(request.receive, services.desk.claim(wish, body.wait_seconds))
-        now = services.clock.now()
-        return json_answer({"jobs": [claimed_record(job, now) for job in jobs]})
+        return json_answer({"jobs": [claimed_record(job) for job in jobs]})
 
     @router.post("/jobs/{id}/heartbeat", summary="Prolong the lease, tell progress, hear of a cancel")
+    @needs(Scope.WORKER)
     async def heartbeat(request: Request) -> Response:
         job_id = job_id_of(request)
         body = validate(BeatBody, await read_job_json(request, required=False))
+        await check_work(services, request, job_id)
         if body.progress is not None and len(orjson.dumps(body.progress)) > MAX_PROGRESS:
             raise PayloadTooLarge(MAX_PROGRESS)
         token = _token(request, body)
@@ -126,6 +131,7 @@ def routes(services: JobServices) -> APIRouter:
         )
 
     @router.post("/jobs/{id}/complete", summary="Report a result")
+    @needs(Scope.WORKER)
     async def complete(request: Request) -> Response:
         job_id = job_id_of(request)
         most = services.limits.result_bytes
@@ -139,6 +145,7 @@ def routes(services: JobServices) -> APIRouter:
         return await settle(request, job_id, body, Complete(body.result, canonical_sha256(body.result), body.usage))
 
     @router.post("/jobs/{id}/fail", summary="Report a failure")
+    @needs(Scope.WORKER)
     async def fail(request: Request) -> Response:
         job_id = job_id_of(request)
         body = validate(FailBody, await read_job_json(request))
@@ -149,17 +156,18 @@ def routes(services: JobServices) -> APIRouter:
         return await settle(request, job_id, body, report)
 
     @router.post("/jobs/{id}/release", summary="Give a job back undone")
+    @needs(Scope.WORKER)
     async def release(request: Request) -> Response:
         job_id = job_id_of(request)
         body = validate(ReleaseBody, await read_job_json(request, required=False))
         return await settle(request, job_id, body, Release(round(1000 * body.delay_seconds), body.reason))
 
     async def settle(request: Request, job_id: str, body: LeaseBody, report: Complete | Fail | Release) -> Response:
+        await check_work(services, request, job_id)
         settled = await services.jobs.settle(
             Settlement(job_id, report, _token(request, body), body.attempt, services.require_lease_token)
         )
-        held = await services.rules.held()
-        record = job_record(settled.job, services.clock.now(), held)
+        record = job_record(settled.job, await services.rules.held())
         return json_answer({**record, "replayed": settled.replayed})
 
     return router

@@ -8,10 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer, memory_figures, one_of
+from api.auth import caller_of
+from api.background import refuse_stream
 from api.bodies import Body, checked
 from api.native.figures import queue_headers, timings_of, usage_of
 from api.request_ids import request_id_of
 from api.sampling import (
+    client_of,
     deadline_of,
     in_body,
     keep_alive_of,
@@ -24,8 +27,10 @@ from api.services import Services
 from api.streaming import unless_client_leaves
 from api.times import rfc3339
 from application.answer_query import Answer, Question
+from application.residency import spec_for
 from domain.errors import InvalidRequest, UnsupportedParameter
 from domain.generation import MAX_STOP_STRINGS, SamplingParams
+from domain.model import Task
 
 DEFAULT_SECONDS = 30.0
 DEFAULT_MAX_LENGTH = 512
@@ -88,6 +93,17 @@ async def analyse(services: Services, request: Request, raw: Mapping[str, Any]) 
     return json_answer({**content, "request_id": question.request_id}, headers=headers)
 
 
+async def analysis_model(services: Services, request: Request, raw: Mapping[str, Any]) -> str:
+    """The model that a body of this form names. Raises what `analyse` would before the model has it."""
+    body = await checked(AnalysisBody, raw)
+    refuse_stream(body.stream)
+    refuse_unless_neutral(raw, NOT_OFFERED)
+    name = one_of(body.model_id, body.model, services.defaults.analysis_model, names=("model_id", "model"))
+    spec_for(services.pool, name, Task.TEXT)
+    question_of(services, request, body)
+    return name
+
+
 def question_of(services: Services, request: Request, body: AnalysisBody) -> Question:
     """The body as the domain has it."""
     limits, defaults = services.limits, services.defaults
@@ -109,8 +125,9 @@ def question_of(services: Services, request: Request, body: AnalysisBody) -> Que
         sampling=sampling,
         truncate=body.truncate or False,
         timeout_seconds=deadline_of(request, body.timeout, limits.generation_seconds or DEFAULT_SECONDS),
-        keep_alive=keep_alive_of(body.keep_alive),
+        keep_alive=keep_alive_of(services.limits, caller_of(request.scope), body.keep_alive),
         request_id=request_id_of(request.scope),
+        client=client_of(request),
     )
 
 

@@ -8,6 +8,7 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Message
 
+from api.auth import caller_of_a_job
 from api.errors import InvalidFields, Problem
 from api.native.analysis import analyse
 from api.native.completion import complete
@@ -15,6 +16,7 @@ from api.native.generate import is_analysis
 from api.services import Services
 from application.job_handlers import JobDone, Tell
 from application.job_profiles import ModelProfiles
+from domain.access import Caller
 from domain.job import Job
 
 _NAMES = ("model", "model_id")
@@ -37,12 +39,13 @@ class GenerateHandler:
         body |= {"model": self._profiles.model_of(job.model_profile), "stream": False}
         body.pop("model_id", None)
         answer = analyse if is_analysis(job.input) else complete
-        response = await answer(self._services, _request_of(job), body)
+        caller = caller_of_a_job(self._services.keys)
+        response = await answer(self._services, _request_of(job, caller), body)
         result: Mapping[str, Any] = orjson.loads(bytes(response.body))
         return JobDone(result, result.get("usage"))
 
 
-def _request_of(job: Job) -> Request:
+def _request_of(job: Job, caller: Caller) -> Request:
     """The call that the job stands for: its client is the owner, and never leaves."""
     scope = {
         "type": "http",
@@ -51,7 +54,7 @@ def _request_of(job: Job) -> Request:
         "query_string": b"",
         "headers": [(b"x-request-timeout", f"{min(86_400, job.timeout_ms // 1000)}".encode())],
         "client": (f"job:{job.owner_service}", 0),
-        "state": {"request_id": job.id},
+        "state": {"request_id": job.id, "caller": caller},
     }
     return Request(scope, _nothing_comes)
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.native.transcribe import takes_recordings
 from api.native.transcribing import TranscribeCall, check_not_empty
 from api.services import Services
@@ -17,6 +18,7 @@ from api.speech_fields import options_of
 from api.speech_options import TranscribeOptions
 from api.transcripts import rendered, segment_body, text_answer, verbose_segment_body
 from api.uploads import UploadFolder, received_files
+from domain.access import Scope
 from domain.errors import UnsupportedParameter
 from domain.transcription import Transcript
 
@@ -45,6 +47,7 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
         summary="Write down what is said, as whisper-asr-webservice does",
         openapi_extra=takes_recordings(AsrOptions, name=FILE_FIELDS[0]),
     )
+    @needs(Scope.INFER)
     async def asr(request: Request) -> Response:
         async with received_files(request, folder, limit=services.limits.upload_bytes, names=FILE_FIELDS) as received:
             asked = options_of(AsrOptions, form=received.fields, query=request.query_params.multi_items())

@@ -7,6 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer, one_of
+from api.auth import caller_of
+from api.background import refuse_stream
 from api.bodies import checked
 from api.native.completion_body import CompletionBody, completion_request
 from api.native.figures import Arrival, queue_headers, timings_of, usage_of
@@ -28,7 +30,7 @@ async def complete(services: Services, request: Request, raw: Mapping[str, Any])
     """Answer a body of the completion form."""
     body = await checked(CompletionBody, raw)
     name = one_of(body.model, body.model_id, services.defaults.model)
-    keep_alive = keep_alive_of(body.keep_alive)
+    keep_alive = keep_alive_of(services.limits, caller_of(request.scope), body.keep_alive)
     if body.asks_for_nothing:
         parse_options(body.options)
         return await load_or_unload(services, request, name, keep_alive)
@@ -61,6 +63,19 @@ async def complete(services: Services, request: Request, raw: Mapping[str, Any])
         )
     content = await unless_client_leaves(request.receive, answer.whole())
     return json_answer(content, headers={**notes.headers, **answer.headers()})
+
+
+async def completion_model(services: Services, request: Request, raw: Mapping[str, Any]) -> str:
+    """The model that a body of this form names. Raises what `complete` would before the model has it."""
+    body = await checked(CompletionBody, raw)
+    refuse_stream(body.stream)
+    name = one_of(body.model, body.model_id, services.defaults.model)
+    keep_alive_of(services.limits, caller_of(request.scope), body.keep_alive)
+    spec = spec_for(services.pool, name, Task.TEXT)
+    options = parse_options(body.options, spec)
+    if not body.asks_for_nothing:
+        completion_request(request, spec, name, body, options, services.limits)
+    return name
 
 
 class _Notes:

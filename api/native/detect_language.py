@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.native.transcribe import FILE_FIELDS, is_recording, takes_recordings
 from api.native.transcribing import check_not_empty
 from api.request_ids import request_id_of
@@ -17,6 +18,7 @@ from api.speech_options import DetectOptions
 from api.streaming import unless_client_leaves
 from api.transcripts import english_name
 from api.uploads import UploadFolder, received_files
+from domain.access import Scope
 from domain.transcription import DetectedLanguage
 
 
@@ -29,6 +31,7 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
         summary="Tell which language is spoken in a recording",
         openapi_extra=takes_recordings(DetectOptions),
     )
+    @needs(Scope.INFER)
     async def detect_language(request: Request) -> Response:
         async with received_files(
             request, folder, limit=services.limits.upload_bytes, names=FILE_FIELDS, media=is_recording
@@ -39,7 +42,10 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
             check_not_empty(upload.size)
             name = options.model_or_default(services)
             work = services.transcribe.detect_language(
-                name, upload.path, wish, keep_alive=keep_alive_of(options.keep_alive)
+                name,
+                upload.path,
+                wish,
+                keep_alive=keep_alive_of(services.limits, caller_of(request.scope), options.keep_alive),
             )
             detection = await unless_client_leaves(request.receive, work)
         return json_answer({**_body(detection.heard), "model": name, "request_id": request_id_of(request.scope)})

@@ -7,14 +7,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
+from api.background import ACCEPTED, jobs_of, submit_job, wants_job
 from api.bodies import read_object
 from api.docs_page import schema_of
 from api.errors import InvalidFields, Problem
-from api.native.analysis import AnalysisBody, analyse
-from api.native.completion import complete
+from api.native.analysis import AnalysisBody, analyse, analysis_model
+from api.native.completion import complete, completion_model
 from api.native.completion_body import CompletionBody
-from api.not_offered import refuse_background
 from api.services import Services
+from domain.access import Scope
 
 _COMPLETION_KEYS = ("prompt", "messages", "model", "model_id")
 
@@ -27,10 +29,15 @@ def routes(services: Services) -> APIRouter:
         "/generate",
         summary="Write text: answer a query from passages, or complete a prompt",
         openapi_extra=_DESCRIPTION,
+        responses=ACCEPTED,
     )
+    @needs(Scope.INFER)
     async def generate(request: Request) -> Response:
-        refuse_background(request)
         body = await read_object(request)
+        if wants_job(request):
+            jobs_of(services, request)
+            model_of = analysis_model if is_analysis(body) else completion_model
+            return await submit_job(services, request, "generate", await model_of(services, request, body), body)
         if is_analysis(body):
             return await analyse(services, request, body)
         return await complete(services, request, body)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer, memory_figures
+from api.auth import needs
 from api.bodies import Body, read_parameters
 from api.docs_page import describes
 from api.services import MIB, Services
@@ -15,6 +16,7 @@ from api.streaming import unless_client_leaves
 from api.times import rfc3339
 from application.events import DeviceSwapped
 from application.residents import Resident
+from domain.access import Scope
 from domain.memory import GpuMemory, MemoryBudget, MemoryFreed, MemoryUsage
 
 
@@ -30,6 +32,7 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["memory"])
 
     @router.get("/memory-usage", summary="Who holds how much memory")
+    @needs(Scope.INFER)
     async def memory_usage() -> Response:
         return json_answer(memory_usage_of(services))
 
@@ -38,6 +41,7 @@ def routes(services: Services) -> APIRouter:
         summary="Give back memory that nobody needs",
         openapi_extra=describes(OptimizeParameters, required=False, query=True),
     )
+    @needs(Scope.ADMIN)
     async def optimize_memory(request: Request) -> Response:
         wish = await read_parameters(request, OptimizeParameters)
         freed = await unless_client_leaves(

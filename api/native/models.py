@@ -1,5 +1,6 @@
 """Models: /load-model, /unload-model, /models, /models/{name}."""
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -7,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer, one_of
+from api.auth import needs
 from api.bodies import Body, from_query, read_parameters, validate
 from api.docs_page import describes, query_parameters
 from api.error_shapes import detail_of
@@ -15,10 +17,12 @@ from api.native.loading import load_body, load_records
 from api.services import Services
 from api.streaming import framing_for, streamed, unless_client_leaves
 from api.times import rfc3339
+from api.transcripts import caveat_body
 from application.residents import Resident, ResidentState
+from domain.access import Scope
 from domain.errors import DeviceNotAvailable, IngleError
 from domain.keep_alive import parse_keep_alive
-from domain.model import DEVICE_PATTERN, LoadOptions, ModelSpec, Task
+from domain.model import DEVICE_PATTERN, LoadOptions, Model, ModelSpec, Task
 
 MAX_ECHO = 64
 # The names that Hugging Face has for what these models do.
@@ -67,6 +71,7 @@ def routes(services: Services) -> APIRouter:
         summary="Bring a model into memory",
         openapi_extra=describes(LoadParameters, required=False, query=True),
     )
+    @needs(Scope.ADMIN)
     async def load_model(request: Request) -> Response:
         return await load(services, request, await read_parameters(request, LoadParameters))
 
@@ -75,6 +80,7 @@ def routes(services: Services) -> APIRouter:
         summary="Take a model out of memory",
         openapi_extra=describes(UnloadParameters, required=False, query=True),
     )
+    @needs(Scope.ADMIN)
     async def unload_model(request: Request) -> Response:
         wish = await read_parameters(request, UnloadParameters)
         name = one_of(wish.model, wish.model_id, "")
@@ -88,6 +94,7 @@ def routes(services: Services) -> APIRouter:
         return json_answer(await unless_client_leaves(request.receive, work))
 
     @router.get("/models", summary="What is installed", openapi_extra={"parameters": query_parameters(ModelsFilter)})
+    @needs(Scope.INFER)
     async def models(request: Request) -> Response:
         wish = validate(ModelsFilter, from_query(request.query_params), strict=False)
         entries = [entry(services, spec) for spec in services.pool.repository.installed()]
@@ -106,6 +113,7 @@ def routes(services: Services) -> APIRouter:
         summary="One installed model",
         openapi_extra={"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]},
     )
+    @needs(Scope.INFER)
     async def model(request: Request) -> Response:
         return json_answer(entry(services, services.pool.repository.find(request.path_params["name"])))
 
@@ -193,6 +201,7 @@ def entry(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "dtype": model.dtype if model else None,
         "quantization": model.quantization if model else None,
         "kernel": model.kernel if model else None,
+        **(_speech_figures(model) if spec.task is Task.SPEECH else {}),
         "is_loaded": resident is not None and resident.state is ResidentState.LOADED,
         "state": _state(resident, failure),
         "size_bytes": spec.size_bytes,
@@ -204,6 +213,15 @@ def entry(services: Services, spec: ModelSpec) -> dict[str, Any]:
     if failure is not None:
         content["failure"] = {"code": failure.code, "detail": detail_of(failure)}
     return content
+
+
+def _speech_figures(model: Model | None) -> dict[str, Any]:
+    """How a recogniser computes, what was tried before that, and what all its answers say of it."""
+    return {
+        "compute_type": model.compute_type if model else None,
+        "rungs": [asdict(rung) for rung in model.rungs] if model else [],
+        "warnings": [caveat_body(caveat) for caveat in model.caveats] if model else [],
+    }
 
 
 def _state(resident: Resident | None, failure: IngleError | None) -> str:

@@ -6,10 +6,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.services import Services
 from api.times import rfc3339
 from application.ports import ProviderState
 from application.residents import ResidentState
+from domain.access import Scope
 
 # These are named whether or not anybody configured them.
 _OTHERS = {"llm": "openai_compatible", "whisperx": "whisperx", "openai": "openai_compatible"}
@@ -20,6 +22,7 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["system"])
 
     @router.get("/api/v1/providers/status", summary="How this server and those that it passes requests to fare")
+    @needs(Scope.JOBS, Scope.METRICS)
     async def providers_status() -> Response:
         states = await services.providers.states() if services.providers is not None else ()
         known = {state.name for state in states}

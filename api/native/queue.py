@@ -1,6 +1,7 @@
 """Who waits for a model and who has one: `GET /queue/status`; and the end of a request: `POST /queue/cancel/{id}`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -8,13 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.cancelling import Cancellations
 from api.errors import RequestNotFound
 from api.services import Services
 from api.times import milliseconds, rfc3339
-from application.in_flight import RequestsInFlight, Standing
+from application.device_standing import DeviceStanding
+from application.events import DeviceSwapped
+from application.in_flight import Standing
+from application.job_counts import JobCounts
 from application.ports import SpeechModel
 from application.residents import Resident
+from domain.access import Scope
 from domain.model import Task
 from domain.transcription import SpeechQueue
 
@@ -22,31 +28,37 @@ from domain.transcription import SpeechQueue
 def routes(services: Services, cancellations: Cancellations) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["queue"])
-    requests = services.pool.requests
+    counts = None if services.jobs is None else JobCounts(services.jobs.rules, services.clock)
 
     @router.get("/queue/status", summary="How much is waiting, and for what")
+    @needs(Scope.INFER)
     async def queue_status(request: Request) -> Response:
         request_id = request.query_params.get("request_id")
         if request_id is None:
-            return json_answer(_status(services))
-        return json_answer(_standing_body(_standing(requests, request_id)))
+            return json_answer({**_status(services), **await jobs()})
+        return json_answer(_standing_body(own_standing(request, request_id)))
 
     @router.post("/queue/cancel/{request_id}", summary="End a request for a model")
+    @needs(Scope.INFER)
     async def cancel(request: Request) -> Response:
         request_id = request.path_params["request_id"]
-        standing = _standing(requests, request_id)
+        standing = own_standing(request, request_id)
         if not cancellations.cancel(request_id):
             raise RequestNotFound()
         return json_answer({"request_id": request_id, "status": "cancelling", "state": _state(standing)}, status=202)
 
+    async def jobs() -> dict[str, Any]:
+        counted = None if counts is None else await counts.now()
+        return {} if counts is None else {"jobs": None if counted is None else asdict(counted)}
+
+    def own_standing(request: Request, request_id: str) -> Standing:
+        standing = services.pool.requests.standing_of(request_id) if request_id else None
+        caller = caller_of(request.scope)
+        if standing is None or not (caller.is_admin or cancellations.is_of(request_id, caller.name)):
+            raise RequestNotFound()
+        return standing
+
     return router
-
-
-def _standing(requests: RequestsInFlight, request_id: str) -> Standing:
-    standing = requests.standing_of(request_id) if request_id else None
-    if standing is None:
-        raise RequestNotFound()
-    return standing
 
 
 def _state(standing: Standing) -> str:
@@ -156,14 +168,25 @@ def _devices(services: Services) -> list[dict[str, Any]]:
     residents = services.pool.residents()
     return [
         {
-            "device": device,
+            **_standing_on(services.pool.standing_of(device)),
             "in_use_by": _users(residents, device),
             "total_bytes": total,
             "free_bytes": free,
-            "last_swap": _last_swap(services, device),
         }
         for device, (total, free) in sizes.items()
     ]
+
+
+def _standing_on(device: DeviceStanding) -> dict[str, Any]:
+    return {
+        "device": device.device,
+        "sharing": device.sharing,
+        "holder": device.holder,
+        "held_seconds": None if device.held_seconds is None else round(device.held_seconds, 1),
+        "waiting": list(device.waiting),
+        "swaps_total": device.swaps_total,
+        "last_swap": _swap(device.last_swap),
+    }
 
 
 def _users(residents: Sequence[Resident], device: str) -> list[str]:
@@ -177,11 +200,17 @@ def _users(residents: Sequence[Resident], device: str) -> list[str]:
     )
 
 
-def _last_swap(services: Services, device: str) -> dict[str, Any] | None:
-    swap = services.pool.last_swap
-    if swap is None or swap.device != device:
+def _swap(swap: DeviceSwapped | None) -> dict[str, Any] | None:
+    if swap is None:
         return None
-    return {"from": list(swap.evicted), "to": swap.loaded, "seconds": round(swap.seconds, 3)}
+    return {
+        "at": rfc3339(swap.at),
+        "from": swap.left,
+        "to": swap.came,
+        "seconds": round(swap.seconds, 3),
+        "evicted": list(swap.evicted),
+        "loaded": swap.loaded,
+    }
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -5,15 +5,20 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from api.answers import json_answer, loaded_models_count, memory_figures
+from api.auth import caller_of, needs, public
 from api.services import Check, Services
 from api.times import rfc3339
 from application.residents import Resident
+from domain.access import NOBODY, Scope
 from domain.errors import ModelNotFound
+from domain.rung import RungVerdict
 
 GIB = 1 << 30
+PUBLIC_HEALTH = ("status", "service", "version", "timestamp", "loaded_models_count")
 
 
 def routes(services: Services) -> APIRouter:
@@ -21,21 +26,27 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["system"])
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @public
     async def root() -> Response:
         return PlainTextResponse("Ollama is running")
 
     @router.get("/health", summary="How the server fares")
-    async def health() -> Response:
+    @public
+    async def health(request: Request) -> Response:
         content = health_of(services)
+        if caller_of(request.scope) is NOBODY:
+            content = {name: content[name] for name in PUBLIC_HEALTH}
         return json_answer(content, 503 if content["status"] == "down" else 200, _retry_if(content["status"] == "down"))
 
     @router.get("/healthz", summary="Whether the process lives")
+    @public
     async def healthz() -> Response:
         if failed := _failing(services.heartbeats):
             return json_answer({"status": "stalled", "failed": failed}, 503, _retry_if(True))
         return json_answer({"status": "ok"})
 
     @router.get("/readyz", summary="Whether the server takes work")
+    @public
     async def readyz() -> Response:
         failed = _failing({**services.heartbeats, **services.readiness})
         checks = await services.jobs.health.check() if services.jobs else {}
@@ -48,10 +59,12 @@ def routes(services: Services) -> APIRouter:
         return json_answer({"status": "ready", **content})
 
     @router.get("/system-info", summary="The machine, the libraries and the settings")
+    @needs(Scope.INFER)
     async def system_info() -> Response:
         return json_answer(system_info_of(services))
 
     @router.get("/version", summary="Which version this is")
+    @needs(Scope.INFER)
     async def version() -> Response:
         return json_answer(
             {"name": services.name, "version": services.version, "ollama_api": services.ollama_api_version}
@@ -95,7 +108,14 @@ def health_of(services: Services) -> dict[str, Any]:
 def _problems(services: Services) -> list[str]:
     failing = [f"{name} is not ready" for name in _failing(services.readiness)]
     specs = services.pool.repository.installed()
-    return failing + [f"model '{spec.id}' does not load" for spec in specs if services.pool.failure_of(spec.id)]
+    failing += [f"model '{spec.id}' does not load" for spec in specs if services.pool.failure_of(spec.id)]
+    loaded = (resident.model for resident in services.pool.residents() if resident.model is not None)
+    return failing + [
+        f"model '{model.id}' does not hear in {rung.compute_type} on {rung.device}: {rung.reason}"
+        for model in loaded
+        for rung in model.rungs
+        if rung.verdict is RungVerdict.REJECTED
+    ]
 
 
 def _speech_device(services: Services) -> str:
@@ -103,8 +123,8 @@ def _speech_device(services: Services) -> str:
     resident = _default_speech_resident(services)
     if resident is not None and resident.model is not None:
         return resident.model.device
-    if services.defaults.device != "auto":
-        return services.defaults.device
+    if services.defaults.speech_device != "auto":
+        return services.defaults.speech_device
     return "cuda" if services.probe.system_info().gpus else "cpu"
 
 

@@ -9,14 +9,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
+from api.background import ACCEPTED, jobs_of, owner_of, wants_job
 from api.bodies import Body
 from api.docs_page import schema_of
 from api.native.transcribing import TranscribeCall, check_not_empty
-from api.not_offered import refuse_background
 from api.services import Services
 from api.speech_fields import options_of
 from api.speech_options import TranscribeOptions
-from api.uploads import UploadFolder, received_files
+from api.uploads import UploadFolder, claimed_bytes, received_files
+from domain.access import Scope
+from domain.errors import IngleError
 
 FILE_FIELDS = ("file", "audio_file", "audio")
 
@@ -29,9 +32,13 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
         "/transcribe",
         summary="Write down what is said in a recording",
         openapi_extra=takes_recordings(TranscribeOptions),
+        responses=ACCEPTED,
     )
+    @needs(Scope.INFER)
     async def transcribe(request: Request) -> Response:
-        refuse_background(request)
+        files = jobs_of(services, request).files if wants_job(request) else None
+        if files is not None:
+            await files.check_room(claimed_bytes(request))
         async with AsyncExitStack() as stack:
             received = await stack.enter_async_context(
                 received_files(
@@ -42,6 +49,14 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
             call = TranscribeCall(services, request, options)
             [upload] = received.files
             check_not_empty(upload.size)
+            if files is not None:
+                call.check_background()
+                file = await files.keep(upload.path, owner_of(request))
+                try:
+                    return await call.submit("transcribe", {"file_path": file.token})
+                except IngleError:
+                    await files.discard(file)
+                    raise
             if not options.stream:
                 return await call.answer(nullcontext(upload.path))
             # From here on the file belongs to the stream, which ends after this function.

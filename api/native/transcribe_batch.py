@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
+from api.background import refuse_background
 from api.error_shapes import detail_of, public
 from api.errors import statuses_of
 from api.failures import log_failure
 from api.native.transcribe import takes_recordings
 from api.native.transcribing import TranscribeCall, check_not_empty
-from api.not_offered import refuse_background
 from api.request_ids import request_id_of
 from api.services import Services
 from api.speech_fields import options_of
@@ -23,6 +24,7 @@ from api.speech_options import TranscribeOptions
 from api.streaming import unless_client_leaves
 from api.transcripts import content_of, json_body
 from api.uploads import Upload, UploadFolder, received_files
+from domain.access import Scope
 from domain.errors import AudioRefused, IngleError, UnsupportedParameter
 
 MAX_FILES = 32
@@ -40,6 +42,7 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
         summary="Write down what is said in several recordings",
         openapi_extra=takes_recordings(TranscribeOptions, name=FILE_FIELDS[0], several=True),
     )
+    @needs(Scope.INFER)
     async def transcribe_batch(request: Request) -> Response:
         refuse_background(request)
         async with received_files(

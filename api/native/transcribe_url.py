@@ -8,15 +8,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
+from api.background import ACCEPTED, jobs_of, wants_job
 from api.bodies import read_object
 from api.docs_page import describes
 from api.errors import InvalidFields, Problem
 from api.native.transcribing import TranscribeCall, check_not_empty
-from api.not_offered import refuse_background
 from api.services import Services
 from api.speech_fields import options_of
 from api.speech_options import TranscribeOptions
 from api.uploads import UploadFolder
+from domain.access import Scope
 
 
 class UrlOptions(TranscribeOptions):
@@ -33,14 +35,20 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
         "/transcribe/url",
         summary="Write down what is said in a recording that lies on another server",
         openapi_extra=describes(UrlOptions, required=False, query=True),
+        responses=ACCEPTED,
     )
+    @needs(Scope.INFER)
     async def transcribe_url(request: Request) -> Response:
-        refuse_background(request)
         body = await read_object(request, required=False)
         options = options_of(UrlOptions, query=request.query_params.multi_items(), body=body)
         if not options.url:
             raise InvalidFields([Problem(("url",), "is missing: name the recording's address")])
         call = TranscribeCall(services, request, options)
+        if wants_job(request):
+            jobs_of(services, request)
+            call.check_background()
+            await services.fetcher.check(options.url)
+            return await call.submit("transcribe_url", {"url": options.url})
         return await call.respond(_fetched(services, folder, options.url))
 
     return router

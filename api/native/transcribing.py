@@ -1,6 +1,6 @@
 """One recording and how it is to be written down: as one answer, or as a stream of events."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import caller_of
+from api.background import refuse_stream, submit_job
 from api.error_shapes import detail_of, public
 from api.errors import statuses_of
 from api.request_ids import request_id_of
@@ -16,8 +18,10 @@ from api.services import Services
 from api.speech_options import TranscribeOptions
 from api.streaming import NAMED_SSE, Record, streamed, unless_client_leaves
 from api.transcripts import answer_of, content_of, segment_body
+from application.residency import spec_for
 from application.transcribe_audio import TranscriptionStarted
 from domain.errors import EmptyAudio
+from domain.model import Task
 from domain.transcription import LanguageHeard, Progress, Segment, Transcript
 
 PROGRESS_SECONDS = 1.0
@@ -41,7 +45,7 @@ class TranscribeCall:
         self._services = services
         self._request = request
         self._request_id = request_id_of(request.scope)
-        self._keep_alive = keep_alive_of(options.keep_alive)
+        self._keep_alive = keep_alive_of(services.limits, caller_of(request.scope), options.keep_alive)
         self._wish = options.request(services, request)
 
     async def respond(self, audio: Audio) -> Response:
@@ -62,6 +66,16 @@ class TranscribeCall:
         async with audio as path:
             done = await self._services.transcribe.complete(self.name, path, self._wish, keep_alive=self._keep_alive)
             return done.transcript
+
+    def check_background(self) -> None:
+        """Raise what the direct call would before it hears anything, and for a stream."""
+        refuse_stream(self.options.stream)
+        spec_for(self._services.pool, self.name, Task.SPEECH)
+
+    async def submit(self, task_type: str, source: Mapping[str, Any]) -> Response:
+        """The answer that the same is done as a job of that type, whose recording lies at `source`."""
+        given = {**self.options.as_json(), **source}
+        return await submit_job(self._services, self._request, task_type, self.name, given)
 
     async def stream(self, audio: Audio) -> Response:
         """Events as they come."""

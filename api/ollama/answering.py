@@ -7,11 +7,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import caller_of
 from api.error_shapes import ollama_error, public
+from api.sampling import keep_alive_of
 from api.services import Services
 from api.streaming import NDJSON, Record, streamed
 from domain.errors import InvalidRequest
-from domain.keep_alive import parse_keep_alive
 
 JSON = "application/json; charset=utf-8"
 
@@ -42,11 +43,11 @@ async def lines(
     )
 
 
-def keep_alive_in(wish: Any) -> float | None:
+def keep_alive_in(services: Services, request: Request, wish: Any) -> float | None:
     """Seconds to stay in memory after the last use, or None for the server's default."""
     if type(wish) in _GO_TYPES:
         raise InvalidRequest(f"Unsupported type: '{_GO_TYPES[type(wish)]}'", field="keep_alive")
-    return None if wish is None else parse_keep_alive(wish)
+    return keep_alive_of(services.limits, caller_of(request.scope), wish)
 
 
 def named(*names: str | None) -> str:

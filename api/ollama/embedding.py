@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
 from api.bodies import Body, checked, read_object
 from api.docs_page import describes
 from api.errors import InvalidFields, Problem
@@ -19,6 +20,7 @@ from api.streaming import unless_client_leaves
 from api.times import nanoseconds
 from application.embed_texts import EmbeddedTexts
 from application.residency import bring_in, let_go
+from domain.access import Scope
 from domain.errors import ContextLengthExceeded, InvalidRequest
 from domain.model import Task
 
@@ -50,12 +52,13 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["ollama"])
 
     @router.post("/api/embed", summary="Vectors of texts", openapi_extra=describes(EmbedBody))
+    @needs(Scope.INFER)
     async def embed(request: Request) -> Response:
         body = await checked(EmbedBody, await read_object(request))
         texts = texts_of(body.input)
         parse_options(body.options)
         task = spec_to_embed(services, body.model).task
-        keep_alive = keep_alive_in(body.keep_alive)
+        keep_alive = keep_alive_in(services, request, body.keep_alive)
         if not texts:
             await unless_client_leaves(request.receive, _load(services, body.model, task, keep_alive))
             return answer({"model": body.model, "embeddings": []})
@@ -76,11 +79,12 @@ def routes(services: Services) -> APIRouter:
     @router.post(
         "/api/embeddings", summary="The vector of a text, not normalised", openapi_extra=describes(EmbeddingsBody)
     )
+    @needs(Scope.INFER)
     async def embeddings(request: Request) -> Response:
         body = await checked(EmbeddingsBody, await read_object(request))
         parse_options(body.options)
         task = spec_to_embed(services, body.model).task
-        keep_alive = keep_alive_in(body.keep_alive)
+        keep_alive = keep_alive_in(services, request, body.keep_alive)
         if not body.prompt:
             await unless_client_leaves(request.receive, _load(services, body.model, task, keep_alive))
             return answer({"embedding": []})

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import caller_of, needs
 from api.bodies import Body, checked, read_object
 from api.docs_page import describes
 from api.ollama.answering import answer, named
@@ -17,11 +18,14 @@ from api.text_records import Json
 from api.times import rfc3339_nanoseconds
 from api.turns import message_record
 from application.residents import Resident
+from domain.access import Scope
 from domain.library import ModelDetails
 from domain.model import Model
 
 # When a model that never expires is said to expire.
 _CENTURY = 100 * 365.25 * 86_400
+# What the operator may have written for the model only: for who may everything.
+_CONFIDENTIAL = ("modelfile", "template", "system")
 
 
 class ShowBody(Body):
@@ -40,19 +44,25 @@ def routes(services: Services) -> APIRouter:
     known = KnownDetails(services.library)
 
     @router.api_route("/api/tags", methods=["GET", "HEAD"], include_in_schema=False)
+    @needs(Scope.INFER)
     async def tags() -> Response:
         return answer({"models": await installed(services, known)})
 
     @router.api_route("/api/ps", methods=["GET"], summary="What is in memory")
+    @needs(Scope.INFER)
     async def ps() -> Response:
         return answer({"models": await in_memory(services, known)})
 
     @router.post("/api/show", summary="What a model is", openapi_extra=describes(ShowBody))
+    @needs(Scope.INFER)
     async def show(request: Request) -> Response:
         body = await checked(ShowBody, await read_object(request))
         spec = services.pool.repository.find(named(body.model, body.name))
         details = await (known.with_vocabulary(spec) if body.verbose else known.of(spec))
-        return answer(shown(details, body))
+        content = shown(details, body)
+        if not caller_of(request.scope).is_admin:
+            content |= dict.fromkeys(_CONFIDENTIAL, "") | {"messages": []}
+        return answer(content)
 
     return router
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
 from api.bodies import Body, checked, read_object
 from api.docs_page import describes
 from api.go_templates import check_template
@@ -18,6 +19,7 @@ from api.services import Services
 from api.streaming import Record, unless_client_leaves
 from api.turns import MessageBodies, messages_of
 from application.ports import Clock
+from domain.access import Scope
 from domain.errors import InvalidRequest, UnsupportedParameter
 from domain.library import NewModel, PullProgress, PullStage
 from domain.model import is_valid_name
@@ -71,12 +73,14 @@ def routes(services: Services) -> APIRouter:
     manage = services.manage
 
     @router.post("/api/pull", summary="Fetch a model", openapi_extra=describes(PullBody))
+    @needs(Scope.ADMIN)
     async def pull(request: Request) -> Response:
         body = await checked(PullBody, await read_object(request))
         records = pulled(services, named(body.model, body.name))
         return await told(services, request, records, as_stream=body.stream is not False)
 
     @router.post("/api/create", summary="Make a model from another", openapi_extra=describes(CreateBody))
+    @needs(Scope.ADMIN)
     async def create(request: Request) -> Response:
         raw = await read_object(request)
         body = await checked(CreateBody, raw)
@@ -84,12 +88,14 @@ def routes(services: Services) -> APIRouter:
         return await told(services, request, created(services, wish), as_stream=body.stream is not False)
 
     @router.post("/api/copy", summary="Give a model a second name", openapi_extra=describes(CopyBody))
+    @needs(Scope.ADMIN)
     async def copy(request: Request) -> Response:
         body = await checked(CopyBody, await read_object(request))
         await manage.copy(named(body.source), valid(named(body.destination)))
         return Response(status_code=200)
 
     @router.delete("/api/delete", summary="Remove a model", openapi_extra=describes(NameBody))
+    @needs(Scope.ADMIN)
     async def delete(request: Request) -> Response:
         body = await checked(NameBody, await read_object(request))
         await manage.delete(named(body.model, body.name))

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
 from api.bodies import checked, read_object
 from api.docs_page import describes
 from api.ollama.answering import answer, keep_alive_in, lines, named
@@ -27,6 +28,7 @@ from api.text_records import Shape, as_message, as_response, head
 from api.turns import MessageBodies, has_images, messages_of
 from application.render_prompt import render
 from application.residency import bring_in, let_go
+from domain.access import Scope
 from domain.errors import InvalidRequest
 from domain.model import ModelSpec, Task
 from domain.prompt import Chat, Prompt
@@ -50,6 +52,7 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["ollama"])
 
     @router.post("/api/generate", summary="Go on from a prompt", openapi_extra=describes(GenerateBody))
+    @needs(Scope.INFER)
     async def generate(request: Request) -> Response:
         body = await checked(GenerateBody, await read_object(request))
         if body.is_empty:
@@ -60,6 +63,7 @@ def routes(services: Services) -> APIRouter:
         return await writing.answer(spec, prompt_of(spec, body))
 
     @router.post("/api/chat", summary="Write the next message of a chat", openapi_extra=describes(ChatBody))
+    @needs(Scope.INFER)
     async def chat(request: Request) -> Response:
         body = await checked(ChatBody, await read_object(request))
         name = named(body.model)
@@ -113,12 +117,12 @@ class Writing:
             self._shape,
             with_context=not is_chat,
             truncation=None if body.truncate is False else truncation,
-            keep_alive=keep_alive_in(body.keep_alive),
+            keep_alive=keep_alive_in(self._services, self._request, body.keep_alive),
         )
 
     async def _rendered(self, prompt: Prompt) -> Response:
         """What the model would read, instead of what it would write."""
-        keep_alive = keep_alive_in(self._body.keep_alive)
+        keep_alive = keep_alive_in(self._services, self._request, self._body.keep_alive)
         work = render(self._services.pool, self._name, prompt, keep_alive=keep_alive)
         text = await unless_client_leaves(self._request.receive, work)
         return answer(
@@ -128,7 +132,7 @@ class Writing:
 
 async def load_or_unload(services: Services, request: Request, name: str, body: TextBody, shape: Shape) -> Response:
     """A model and nothing to write: bring it in, or with `keep_alive` 0 let it go, whatever it is for."""
-    keep_alive = keep_alive_in(body.keep_alive)
+    keep_alive = keep_alive_in(services, request, body.keep_alive)
     parse_options(body.options)
     if keep_alive == 0:
         reason, spec = "unload", services.pool.repository.find(name)

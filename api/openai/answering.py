@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of
 from api.error_shapes import openai_error, public
 from api.openai.envelope import Json
 from api.openai.sampling_body import SamplingBody
@@ -38,10 +39,10 @@ class Answer(Protocol):
 class Work:
     """What a body asks of its model, prompt by prompt; `headers` tell what became of the prompts."""
 
-    def __init__(self, services: Services, body: SamplingBody) -> None:
+    def __init__(self, services: Services, request: Request, body: SamplingBody) -> None:
         self._services = services
         self._body = body
-        self._keep_alive = keep_alive_of(body.keep_alive)
+        self._keep_alive = keep_alive_of(services.limits, caller_of(request.scope), body.keep_alive)
         self._is_cut = False
 
     def events(self, request: GenerationRequest) -> AsyncGenerator[GenerationStarted | TextChunk, None]:

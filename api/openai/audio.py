@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.docs_page import schema_of
 from api.error_shapes import openai_error, public
 from api.openai.audio_answer import json_content, text_events
@@ -19,6 +20,7 @@ from api.services import Services
 from api.streaming import SSE, Record, streamed, unless_client_leaves
 from api.transcripts import rendered, text_answer
 from api.uploads import UploadFolder, received_files
+from domain.access import Scope
 from domain.errors import EmptyAudio
 from domain.transcription import SpeechTask
 
@@ -30,10 +32,12 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/audio/transcriptions", summary="Write down what is said", openapi_extra=_description())
+    @needs(Scope.INFER)
     async def transcriptions(request: Request) -> Response:
         return await _respond(services, folder, request)
 
     @router.post("/v1/audio/translations", summary="Say it in English", openapi_extra=_description())
+    @needs(Scope.INFER)
     async def translations(request: Request) -> Response:
         return await _respond(services, folder, request, SpeechTask.TRANSLATE)
 
@@ -64,7 +68,7 @@ class _AudioCall:
         self.options = options
         self._services = services
         self._request = request
-        self._keep_alive = keep_alive_of(options.keep_alive)
+        self._keep_alive = keep_alive_of(services.limits, caller_of(request.scope), options.keep_alive)
         self._wish = options.request(services, request)
 
     async def answer(self, audio: Path) -> Response:

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
 from api.bodies import checked
 from api.docs_page import describes
 from api.openai import chat_answer
@@ -19,6 +20,7 @@ from api.services import Services
 from api.streaming import Record
 from application.generate_text import GenerationStarted
 from application.residency import spec_for
+from domain.access import Scope
 from domain.errors import GenerationFailed, InvalidRequest
 from domain.generation import GenerationRequest, TextChunk
 from domain.model import Task
@@ -29,12 +31,13 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/chat/completions", summary="Write the next message of a chat", openapi_extra=describes(ChatBody))
+    @needs(Scope.INFER)
     async def chat_completions(request: Request) -> Response:
         raw = given(await read_json(request))
         body = await checked(ChatBody, raw)
         refuse_what_is_not_offered(raw)
         spec = spec_for(services.pool, body.model, Task.TEXT)
-        work = Work(services, body)
+        work = Work(services, request, body)
         chat = ChatCompletion(services, body, generation_request(request, body, spec, services.limits), work)
         return await answered(services, request, work, chat, as_stream=bool(body.stream))
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import needs
 from api.bodies import checked
 from api.docs_page import describes
 from api.openai.answering import Work, answered
@@ -20,6 +21,7 @@ from api.services import Services
 from api.streaming import Record
 from application.generate_text import GenerationStarted
 from application.residency import spec_for
+from domain.access import Scope
 from domain.errors import GenerationFailed, InvalidRequest
 from domain.generation import GenerationRequest, TextChunk, Usage
 from domain.model import ModelSpec, Task
@@ -30,6 +32,7 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/completions", summary="Go on from a text", openapi_extra=describes(CompletionBody))
+    @needs(Scope.INFER)
     async def completions(request: Request) -> Response:
         raw = given(await read_json(request))
         body = await checked(CompletionBody, raw)
@@ -37,7 +40,7 @@ def routes(services: Services) -> APIRouter:
         spec = spec_for(services.pool, body.model, Task.TEXT)
         asked = requests_of(request, body, spec, services.limits)
         echoes = [await _echo(services, body, spec, one) for one in asked]
-        work = Work(services, body)
+        work = Work(services, request, body)
         completion = Completion(services, body, [one.request for one in asked], echoes, work)
         return await answered(services, request, work, completion, as_stream=bool(body.stream))
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import caller_of, needs
 from api.bodies import Body, checked
 from api.docs_page import describes
 from api.openai.completion_body import is_token_ids
@@ -22,6 +23,7 @@ from api.sampling import in_body, keep_alive_of
 from api.services import Services
 from api.streaming import unless_client_leaves
 from application.embed_texts import EmbeddedTexts
+from domain.access import Scope
 from domain.embedding import EmbeddingInput
 from domain.errors import InvalidRequest
 
@@ -45,6 +47,7 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/embeddings", summary="Texts as vectors", openapi_extra=describes(EmbeddingBody))
+    @needs(Scope.INFER)
     async def embeddings(request: Request) -> Response:
         body = await checked(EmbeddingBody, given(await read_json(request)))
         return await unless_client_leaves(request.receive, embed(services, request, body))
@@ -61,7 +64,7 @@ async def embed(services: Services, request: Request, body: EmbeddingBody) -> Re
             inputs_of(body.input),
             truncate=False,
             dimensions=body.dimensions,
-            keep_alive=keep_alive_of(body.keep_alive),
+            keep_alive=keep_alive_of(services.limits, caller_of(request.scope), body.keep_alive),
             request_id=request_id_of(request.scope),
         )
     except InvalidRequest as error:

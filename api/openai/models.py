@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.services import Services
+from domain.access import Scope
 from domain.errors import ModelNotFound
 from domain.model import ModelSpec
 
@@ -20,15 +22,18 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.get("/v1/models", summary="Every installed model and every alias")
+    @needs(Scope.INFER)
     async def models() -> Response:
         return json_answer({"object": "list", "data": entries(services)})
 
     @router.get("/v1/models/{model:path}", summary="One model", openapi_extra=_NAMED)
+    @needs(Scope.INFER)
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
         return json_answer(entry(services, name, services.pool.repository.find(name)))
 
     @router.delete("/v1/models/{model:path}", summary="Take a model off the disk", openapi_extra=_NAMED)
+    @needs(Scope.ADMIN)
     async def delete(request: Request) -> Response:
         name = request.path_params["model"]
         await services.manage.delete(name)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
+from api.auth import needs
 from api.bodies import Body, checked, read_object
 from api.docs_page import describes
 from api.openai.messages import messages_of
@@ -17,6 +18,7 @@ from api.openai.reading import given, read_json, wrong
 from api.openai.tools import tools_of
 from api.services import Services
 from application.ports import Tokenizer
+from domain.access import Scope
 from domain.model import ModelSpec
 from domain.preset import opened_by
 from domain.prompt import Chat, RawText
@@ -56,10 +58,12 @@ def routes(services: Services) -> APIRouter:
 
 def _add(router: APIRouter, services: Services, prefix: str, read: Read) -> None:
     @router.post(f"{prefix}/tokenize", summary="A text as tokens", openapi_extra=describes(TokenizeBody))
+    @needs(Scope.INFER)
     async def tokenize(request: Request) -> Response:
         return await tokens_answer(services, await checked(TokenizeBody, given(await read(request))))
 
     @router.post(f"{prefix}/detokenize", summary="Tokens as text", openapi_extra=describes(DetokenizeBody))
+    @needs(Scope.INFER)
     async def detokenize(request: Request) -> Response:
         body = await checked(DetokenizeBody, given(await read(request)))
         _, tokenizer = await _open(services, body.model)

@@ -75,6 +75,9 @@ class Database(Protocol):
         """How its SQL is written."""
         ...
 
+    refused_at: float | None
+    """When (`time.monotonic`) a write last found the disk full or read-only; None once somebody found it otherwise."""
+
     async def read(self, operation: Operation[T]) -> T:
         """What `operation` finds."""
         ...

@@ -185,7 +185,7 @@ class SqlJobRepository:
             done += await self._in_counts(partial(self._moving.prune, status=status, keep_ms=keep_ms))
             if chore.payload_ms is not None:
                 done += await self._in_counts(partial(self._moving.blank, status=status, keep_ms=chore.payload_ms))
-        await self._database.write(lambda c: self._moving.prune_batches(c, chore))
+        await self._database.write(lambda c: self._moving.prune_beside(c, chore))
         return done
 
     async def _in_counts(self, step: Operation[int]) -> int:

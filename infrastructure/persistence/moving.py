@@ -22,12 +22,13 @@ from domain.errors import DedupeConflict, IngleError, JobNotFound
 from domain.job import EventKind, Job, JobStatus
 from domain.job_moves import EXPIRED, Move, after_lease, on_cancel, on_delete, on_retry
 from domain.job_repository import Cancel, Changed, Delete, Prune, Retry
+from domain.new_job import DAY_MS
 from infrastructure.persistence.adding import OPEN, first_free_tag
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
 from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_json, job_of
 from infrastructure.persistence.settling import Policies, jitter, rows_by_id
-from infrastructure.persistence.tables import batches, jobs, queues, webhook_deliveries
+from infrastructure.persistence.tables import batches, file_uses, files, jobs, queues, webhook_deliveries, workers
 
 STEP = 500
 SWEEPER, PRUNER = "sweeper", "pruner"
@@ -169,10 +170,11 @@ class Moving:
         values = {"status": str(status), "keep_ms": keep_ms, "step": STEP}
         return connection.execute(self._blank, values).rowcount
 
-    def prune_batches(self, connection: Connection, chore: Prune) -> int:
-        """Forget the keys of batches, as long as failed jobs are kept."""
-        limit = self._time(connection) - chore.failed_ms
-        return connection.execute(delete(batches).where(batches.c.created_at <= limit)).rowcount
+    def prune_beside(self, connection: Connection, chore: Prune) -> int:
+        """Forget the keys of batches, as long as failed jobs are kept, and workers that were not seen for a day."""
+        now = self._time(connection)
+        connection.execute(delete(workers).where(workers.c.last_seen_at <= now - DAY_MS))
+        return connection.execute(delete(batches).where(batches.c.created_at <= now - chore.failed_ms)).rowcount
 
     # -- one transition -------------------------------------------------------------------------------
 
@@ -283,4 +285,6 @@ def _remove(connection: Connection, gone: Sequence[Job], actor: str, now: int) -
             higher = func.coalesce(queues.c.fair_floor, tag) <= tag
             connection.execute(update(queues).where(queues.c.model_profile == profile, higher).values(fair_floor=tag))
     connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.job_seq.in_(seqs)))
+    used = select(file_uses.c.file_id).where(file_uses.c.job_id.in_([job.id for job in gone]))
+    connection.execute(update(files).where(files.c.id.in_(used)).values(expires_at=now))
     connection.execute(delete(jobs).where(jobs.c.seq.in_(seqs)))

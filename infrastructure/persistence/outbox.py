@@ -24,6 +24,7 @@ _TRIED = """
 UPDATE webhook_deliveries SET status=:status, last_status=:http, last_error=:error, next_at=now_ms()+:retry_ms
 WHERE id=:id RETURNING owner_service, endpoint
 """
+_POSTPONE = "UPDATE webhook_deliveries SET tries=tries-1, next_at=now_ms()+:ms WHERE id=:id AND status='queued'"
 _GONE = """
 UPDATE webhook_deliveries SET status='gone' WHERE owner_service=:owner AND endpoint=:endpoint AND status='queued'
 """
@@ -45,7 +46,7 @@ class SqlOutbox:
         self._database = database
         sql = database.spelling.sql
         self._take, self._tried, self._gone = sql(_TAKE), sql(_TRIED), sql(_GONE)
-        self._is_gone, self._redeliver = sql(_IS_GONE), sql(_REDELIVER)
+        self._is_gone, self._redeliver, self._postpone = sql(_IS_GONE), sql(_REDELIVER), sql(_POSTPONE)
 
     async def take(self, limit: int) -> Sequence[Delivery]:
         """Deliveries that are due, oldest first."""
@@ -74,6 +75,11 @@ class SqlOutbox:
                 connection.execute(self._gone, {"owner": row.owner_service, "endpoint": row.endpoint})
 
         await self._database.write(write, repeatable=True)
+
+    async def postpone(self, delivery_id: str, ms: int) -> None:
+        """Put back one that was taken and not tried."""
+        values = {"id": delivery_id, "ms": ms}
+        await self._database.write(lambda c: c.execute(self._postpone, values) and None)
 
     async def is_gone(self, owner_service: str, endpoint: str) -> bool:
         """Whether that endpoint said that it is gone."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from domain.errors import DatabaseUnavailable
+from domain.errors import DatabaseUnavailable, StorageFull
 from infrastructure.persistence.database import POSTGRES, Operation, Spelling, T
 from infrastructure.persistence.failures import is_passing, meaning_of
 
@@ -37,6 +37,7 @@ class PostgresDatabase:
     def __init__(self, url: str, bounds: Bounds | None = None, *, spelling: Spelling = POSTGRES) -> None:
         bounds = bounds or Bounds()
         self._spelling = spelling
+        self.refused_at: float | None = None
         server = {
             "application_name": bounds.schema or "ingle",
             "statement_timeout": str(int(bounds.statement * 1000)),
@@ -104,7 +105,10 @@ class PostgresDatabase:
                     return await connection.run_sync(operation)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 if not (repeatable and is_passing(error) and attempt < _TRIES):
-                    raise meaning_of(error) or error from error
+                    meaning = meaning_of(error)
+                    if isinstance(meaning, StorageFull):
+                        self.refused_at = time.monotonic()
+                    raise meaning or error from error
             await asyncio.sleep(random.uniform(0, 0.01) * 2**attempt)  # noqa: S311 — spreads those that collided
         raise AssertionError("the last try returns or raises")
 

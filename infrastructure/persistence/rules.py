@@ -1,16 +1,21 @@
 """What the operator set for queues and owners."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
+from application.job_ports import Holds
 from domain.job_limits import OwnerRules, QueueRules, QueueState
 from infrastructure.persistence.database import Database
 from infrastructure.persistence.rows import as_text, rules_of
 from infrastructure.persistence.tables import jobs, owners, queues
 
+_HELD = """
+SELECT now_ms() AS now, model_profile FROM (SELECT 1 AS one) AS always
+LEFT JOIN queues ON paused=1 OR held_until > now_ms()
+"""
 _OWNER = tuple(column.name for column in owners.columns)
 
 
@@ -26,7 +31,8 @@ class SqlJobRules:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._held = database.spelling.sql("SELECT model_profile FROM queues WHERE paused=1 OR held_until > now_ms()")
+        # A row without a profile tells the time where nothing is held.
+        self._held = database.spelling.sql(_HELD)
 
     async def queues(self) -> Sequence[QueueState]:
         """Every queue that is listed, by name."""
@@ -67,9 +73,10 @@ class SqlJobRules:
 
         await self._database.write(write, repeatable=True)
 
-    async def held(self) -> Collection[str]:
-        """The profiles whose jobs nobody may claim now."""
-        return await self._database.read(lambda connection: set(connection.execute(self._held).scalars()))
+    async def held(self) -> Holds:
+        """What may not be claimed now."""
+        rows = await self._database.read(lambda connection: connection.execute(self._held).all())
+        return Holds(int(rows[0].now), {row.model_profile for row in rows if row.model_profile is not None})
 
 
 def _states(connection: Connection, profile: str | None) -> list[QueueState]:

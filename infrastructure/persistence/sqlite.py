@@ -10,6 +10,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from domain.errors import DatabaseUnavailable, IngleError
+from domain.errors import DatabaseBusy, DatabaseUnavailable, IngleError, StorageFull
 from infrastructure.persistence.database import SQLITE, Operation, Spelling, T
 from infrastructure.persistence.failures import meaning_of
 
@@ -59,6 +60,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-read")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
+        self.refused_at: float | None = None
         self._writer = threading.Thread(target=self._write_on, name="sqlite-write", daemon=True)
         self._writer.start()
 
@@ -123,7 +125,12 @@ class SqliteDatabase:
     def _write_group(self, group: list[_Waiting]) -> None:
         try:
             self._transact(group)
-        except Exception:
+        except Exception as failure:
+            if isinstance(busy := meaning_of(failure), DatabaseBusy):
+                # Another process holds the file. Each by itself would wait as long once more, one after the other.
+                for one in group:
+                    one.error = busy
+                return
             # Somebody's operation broke off half way: all of it is undone, and each has a transaction to itself.
             for one in group:
                 one.result = one.error = None
@@ -131,6 +138,8 @@ class SqliteDatabase:
                     self._transact([one])
                 except Exception as error:
                     one.error = meaning_of(error) or error
+                    if isinstance(one.error, StorageFull):
+                        self.refused_at = time.monotonic()
 
     def _transact(self, group: list[_Waiting]) -> None:
         try:

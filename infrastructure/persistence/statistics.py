@@ -36,12 +36,12 @@ SELECT COUNT(*) FILTER (WHERE status='pending' AND ready=1 AND NOT held) AS read
   COUNT(*) FILTER (WHERE status='running' AND cancel_requested_at IS NULL AND lease_expires_at < now) AS lease_expired,
   COUNT(*) FILTER (WHERE status='running' AND cancel_requested_at IS NOT NULL) AS cancelling,
   MIN(CASE WHEN status='pending' AND ready=1 AND NOT held THEN available_at END) AS oldest,
-  COUNT(*) FILTER (WHERE status='pending' AND ready=1 AND dispatched_at IS NULL) AS undispatched,
-  MIN(CASE WHEN status='pending' AND ready=1 AND dispatched_at IS NULL THEN available_at END) AS undispatched_since
+  COUNT(*) FILTER (WHERE {untold}) AS undispatched, MIN(CASE WHEN {untold} THEN available_at END) AS undispatched_since
 FROM (SELECT jobs.*, now_ms() AS now, EXISTS (SELECT 1 FROM queues WHERE queues.model_profile=jobs.model_profile
     AND (paused=1 OR held_until > now_ms())) AS held
   FROM jobs WHERE status IN ('pending','running') {owners}) AS line
 """
+_UNTOLD = "status='pending' AND ready=1 AND NOT held AND dispatched_at IS NULL AND task_type IN :dispatched"
 _WEBHOOKS = """
 SELECT COUNT(*) FILTER (WHERE status='queued') AS queued, MIN(CASE WHEN status='queued' THEN created_at END) AS oldest,
   COUNT(*) FILTER (WHERE status='failed' AND created_at > now_ms() - 86400000) AS failed
@@ -55,17 +55,24 @@ _QUEUES = "SELECT model_profile, paused, held_until FROM queues"
 
 
 class SqlJobStatistics:
-    """JobStatistics in a database. `wall` is this process's own clock in seconds, to tell how far it is off."""
+    """JobStatistics in a database. `wall` is this process's own clock in seconds, to tell how far it is off.
 
-    def __init__(self, database: Database, wall: Callable[[], float] = time.time) -> None:
-        self._database, self._wall = database, wall
+    `dispatched` are the task types of which a broker is told.
+    """
+
+    def __init__(
+        self, database: Database, wall: Callable[[], float] = time.time, *, dispatched: Collection[str] = ()
+    ) -> None:
+        self._database, self._wall, self._dispatched = database, wall, sorted(dispatched)
         sql, self._dialect = database.spelling.sql, database.spelling.name
         self._folding = Folding(database)
         self._now, self._size, self._queues = sql("SELECT now_ms()"), sql(_SIZES[self._dialect]), sql(_QUEUES)
         mine: BindParameter[Any] = bindparam("owners", type_=Text, expanding=True)
         only = "AND owner_service IN :owners"
-        self._line = {True: sql(_LINE.replace("{owners}", ""))}
-        self._line[False] = sql(_LINE.replace("{owners}", only)).bindparams(mine)
+        told: BindParameter[Any] = bindparam("dispatched", type_=Text, expanding=True)
+        line = _LINE.replace("{untold}", _UNTOLD)
+        self._line = {True: sql(line.replace("{owners}", "")).bindparams(told)}
+        self._line[False] = sql(line.replace("{owners}", only)).bindparams(told, mine)
         self._webhooks = {True: sql(_WEBHOOKS.replace("{owners}", ""))}
         self._webhooks[False] = sql(_WEBHOOKS.replace("{owners}", only)).bindparams(mine)
 
@@ -80,7 +87,8 @@ class SqlJobStatistics:
     def _document(self, connection: Connection, window_ms: int, owners: Collection[str] | None) -> dict[str, Any]:
         now = int(connection.execute(self._now).scalar_one())
         known = {"owners": sorted(owners)} if owners is not None else {}
-        line = connection.execute(self._line[owners is None], known).one()._mapping
+        told = {"dispatched": self._dispatched}
+        line = connection.execute(self._line[owners is None], known | told).one()._mapping
         webhooks = connection.execute(self._webhooks[owners is None], known).one()._mapping
         queues = {row.model_profile: row for row in connection.execute(self._queues)}
         everything = _events(connection, 0, owners)

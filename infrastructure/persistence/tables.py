@@ -288,3 +288,24 @@ webhook_deliveries = Table(
     Index("ix_wh_job", "job_seq"),
     Index("ix_wh_endpoint", "owner_service", "endpoint"),
 )
+
+# Whose bytes lie in a folder. A file goes by the jobs that use it, see persistence/files.py.
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _needed("owner_service", Text),
+    _needed("size_bytes", BigInteger),
+    _needed("created_at", BigInteger),
+    _needed("expires_at", BigInteger),
+    Index("ix_files_age", "created_at"),
+)
+
+file_uses = Table(
+    "file_uses",
+    metadata,
+    Column("file_id", Text, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    # No foreign key: a use is noted before its job, so that no file goes between the two.
+    Column("job_id", Text, primary_key=True),
+    Index("ix_file_uses_job", "job_id"),
+)

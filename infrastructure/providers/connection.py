@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from application.circuit_breaker import Circuit, CircuitBreaker, RetryBudget
 from application.ports import Clock
 from domain.errors import ProviderUnavailable
-from infrastructure.providers.entry import ProviderEntry
+from infrastructure.providers.entry import WHISPERX, ProviderEntry
 from infrastructure.providers.exchange import Call, EventStream, Exchange, Json, Unanswered
 from infrastructure.providers.work import Work
 
@@ -49,14 +49,15 @@ class Connection:
         """A whole answer."""
         return await self._tried(call, self._exchange.whole)
 
-    async def model_ids(self, seconds: float) -> tuple[str, ...]:
-        """What the provider calls its models. One try, of which the breaker neither knows nor hears."""
+    async def look(self, seconds: float) -> None:
+        """Return if the provider is there. One try, of which the breaker neither knows nor hears."""
         try:
-            listed = (await self._exchange.whole(Call("/models", None, Work(seconds)))).get("data")
+            if self.entry.kind == WHISPERX:
+                await self._exchange.look(Call(self.entry.speech_shape.path, None, Work(seconds)))
+            else:
+                await self._exchange.whole(Call("/models", None, Work(seconds)))
         except Unanswered as error:
             raise error.failure from None
-        entries = listed if isinstance(listed, list) else []
-        return tuple(str(entry["id"]) for entry in entries if isinstance(entry, Mapping) and "id" in entry)
 
     async def prepare(self) -> None:
         """Get ready for the first call."""

@@ -8,17 +8,15 @@ from typing import Any
 
 from domain.embedding import EmbeddingInput, Embeddings, check_inputs
 from domain.errors import BadResponse, DeadlineExceeded, UnsupportedParameter
-from domain.model import Model
-from infrastructure.providers.connection import Connection
-from infrastructure.providers.entry import ProvidedModel
 from infrastructure.providers.exchange import Call
-from infrastructure.providers.work import Calls, DeadlinePassed, Work
+from infrastructure.providers.remote_model import RemoteModel
+from infrastructure.providers.work import DeadlinePassed, Work
 
 MAX_TEXTS = 64
 """Texts in one call: their vectors, written as decimal numbers, stay below the limit of an answer."""
 
 
-class ProvidedEmbeddingModel:
+class ProvidedEmbeddingModel(RemoteModel):
     """Implements `application.ports.EmbeddingModel`, as far as the provider keeps to OpenAI's API.
 
     * Vectors are cut and made length 1 here, so every provider's are alike; `normalize` false is refused, for what the
@@ -27,30 +25,10 @@ class ProvidedEmbeddingModel:
     * The provider counts the tokens of all texts of a call together: each text gets its share by its length.
     """
 
-    def __init__(self, provided: ProvidedModel, info: Model, connection: Connection) -> None:
-        self._provided = provided
-        self._info = info
-        self._connection = connection
-        self._calls = Calls(provided.provider.max_in_flight)
-
-    @property
-    def info(self) -> Model:
-        """The entity; it takes no memory."""
-        return self._info
-
-    @property
-    def waiting(self) -> int:
-        """How many calls the provider has not answered."""
-        return self._calls.waiting
-
     @property
     def dimensions(self) -> int:
         """As configured; an answer with others is refused."""
         return self._provided.dimensions
-
-    def abort(self) -> None:
-        """End all work, for good."""
-        self._calls.abort()
 
     async def embed(
         self,

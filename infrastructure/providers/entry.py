@@ -2,11 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from urllib.parse import urlsplit
 
 from application.circuit_breaker import BreakerPolicy
 from domain.model import ModelSpec, Task, WeightFormat
 from domain.preset import Preset
+
+OPENAI_COMPATIBLE = "openai_compatible"
+WHISPERX = "whisperx"
 
 # Fields beside OpenAI's own that some servers honour; whoever configures a provider says which of them it does.
 EXTENSIONS = (
@@ -22,6 +26,18 @@ EXTENSIONS = (
 
 # What another dialect would fill in where a request says nothing, and a provider without the extension cannot do.
 _NEUTRAL = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0}
+
+
+class SpeechShape(StrEnum):
+    """Which words a server that writes down recordings knows: OpenAI's, or those of whisper-asr-webservice."""
+
+    OPENAI = "openai"
+    ASR = "asr"
+
+    @property
+    def path(self) -> str:
+        """Where it takes recordings, below the provider's base."""
+        return "/audio/transcriptions" if self is SpeechShape.OPENAI else "/asr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,7 @@ class Patience:
 class ProviderEntry:
     """A server that speaks OpenAI's API; `base_url` ends before `/chat/completions`.
 
+    One of kind WHISPERX writes down recordings and does nothing else; `speech_shape` says in which words.
     `extensions` are those of EXTENSIONS that it honours: what it is not known to honour is refused, not sent.
     `max_tokens_field` is its name for the limit of new tokens. `ca_file` holds further certificate authorities.
     """
@@ -59,6 +76,8 @@ class ProviderEntry:
     max_in_flight: int = 128
     patience: Patience = field(default_factory=Patience)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    kind: str = OPENAI_COMPATIBLE
+    speech_shape: SpeechShape = SpeechShape.OPENAI
 
     @property
     def host(self) -> str:

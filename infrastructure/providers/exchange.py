@@ -16,6 +16,7 @@ from domain.errors import BadResponse, DeadlineExceeded, IngleError, ProviderErr
 from infrastructure.providers.entry import Patience, ProviderEntry
 from infrastructure.providers.events import MAX_ANSWER, EventReader
 from infrastructure.providers.failures import RETRYABLE, cleaned, failure_of, message_of, retry_after
+from infrastructure.providers.upload import Upload
 from infrastructure.providers.work import TooSlow, Work
 
 Json = dict[str, Any]
@@ -23,30 +24,39 @@ Json = dict[str, Any]
 MAX_ERROR_BODY = 64 << 10
 _ERROR_BODY_SECONDS = 5.0
 _DONE = b"[DONE]"
+# A path that takes POST answers a GET so.
+_THERE = (400, 405, 422)
 
 
 class Unanswered(Exception):
     """A try that brought nothing: what its caller hears, whether another may, and whether the provider is at fault.
 
-    `pause` are the seconds that the provider wants us to wait.
+    `pause` are the seconds that the provider wants us to wait, `status` what it answered, if it did.
     """
 
     def __init__(
-        self, failure: IngleError, *, again: bool = False, is_fault: bool = True, pause: float | None = None
+        self,
+        failure: IngleError,
+        *,
+        again: bool = False,
+        is_fault: bool = True,
+        pause: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(str(failure))
         self.failure = failure
         self.again = again
         self.is_fault = is_fault
         self.pause = pause
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of a provider, once or several times, and for whom."""
+    """What is asked of a provider, once or several times, and for whom: GET without a body, else POST."""
 
     path: str
-    body: Json | None
+    body: Json | Upload | None
     work: Work
     request_id: str = ""
 
@@ -72,13 +82,25 @@ class Exchange:
         return stream
 
     async def whole(self, call: Call) -> Json:
-        """The JSON object that the provider answers."""
+        """The JSON object that the provider answers; an Upload's may come under any media type."""
         patience = self._entry.patience
-        response = await self._send(call, "application/json", patience.first_byte)
+        # whisper-asr-webservice calls its JSON text.
+        accept = "*/*" if isinstance(call.body, Upload) else "application/json"
+        response = await self._send(call, accept, patience.first_byte)
         try:
             with _as_unanswered(patience.idle):
                 return _parsed(await _body(response, call.work, patience.idle, MAX_ANSWER), self._entry.key)
         finally:
+            await response.aclose()
+
+    async def look(self, call: Call) -> None:
+        """Return if there is something at the call's path, whether or not it takes a call of this kind."""
+        try:
+            response = await self._send(call, "*/*", self._entry.patience.first_byte)
+        except Unanswered as error:
+            if error.status not in _THERE:
+                raise
+        else:
             await response.aclose()
 
     async def prepare(self) -> None:
@@ -110,11 +132,19 @@ class Exchange:
 
     async def _send(self, call: Call, accept: str, seconds: float) -> httpx2.Response:
         """The head of a successful answer."""
+        headers = self._headers(call, accept)
+        content: bytes | AsyncIterator[bytes] | None = None
+        if isinstance(call.body, Upload):
+            length, content = await call.body.open()
+            headers |= {"content-type": call.body.content_type, "content-length": str(length)}
+        elif call.body is not None:
+            content = orjson.dumps(call.body)
+            headers["content-type"] = "application/json"
         request = self._client.build_request(
             "GET" if call.body is None else "POST",
             self._entry.base_url.rstrip("/") + call.path,
-            content=None if call.body is None else orjson.dumps(call.body),
-            headers=self._headers(call, accept),
+            content=content,
+            headers=headers,
         )
         with _as_unanswered(seconds):
             response = await call.work.wait(lambda: self._client.send(request, stream=True), seconds)
@@ -127,8 +157,6 @@ class Exchange:
 
     def _headers(self, call: Call, accept: str) -> dict[str, str]:
         headers = {"accept": accept, "accept-encoding": "identity", "user-agent": "ingle"}
-        if call.body is not None:
-            headers["content-type"] = "application/json"
         if self._entry.key is not None:
             headers["authorization"] = f"Bearer {self._entry.key}"
         if call.request_id:
@@ -146,10 +174,12 @@ class Exchange:
                 again=status in RETRYABLE,
                 is_fault=status >= 500,
                 pause=retry_after(response.headers),
+                status=status,
             )
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise Unanswered(BadResponse("the provider compresses although it was asked not to"))
-        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != accept:
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if accept not in (media_type, "*/*"):
             raise Unanswered(BadResponse(f"the provider does not answer with {accept}"))
 
 

@@ -13,10 +13,10 @@ from domain.repositories import LoadedModel
 from infrastructure.providers.connection import Connection
 from infrastructure.providers.embedding_model import ProvidedEmbeddingModel
 from infrastructure.providers.entry import ProvidedModel
+from infrastructure.providers.speech_model import ProvidedSpeechModel
 from infrastructure.providers.text_model import ProvidedTextModel
 from infrastructure.providers.work import DeadlinePassed
 
-KIND = "openai_compatible"
 STATE_SECONDS = 10.0
 _CHECK_SECONDS = 2.0
 
@@ -67,6 +67,8 @@ class ProvidedModels:
         )
         if spec.task is Task.EMBEDDING:
             return ProvidedEmbeddingModel(model, info, connection)
+        if spec.task is Task.SPEECH:
+            return ProvidedSpeechModel(model, info, connection)
         return ProvidedTextModel(model, info, connection)
 
     async def close(self) -> None:
@@ -99,7 +101,7 @@ class ProvidedModels:
         asked_at = self._clock.monotonic()
         failure: IngleError | None = None
         try:
-            await connection.model_ids(_CHECK_SECONDS)
+            await connection.look(_CHECK_SECONDS)
         except IngleError as error:
             failure = error
         except DeadlinePassed:
@@ -108,7 +110,7 @@ class ProvidedModels:
         circuit = connection.circuit
         return ProviderState(
             name=name,
-            kind=KIND,
+            kind=connection.entry.kind,
             configured=True,
             host=connection.entry.host,
             status=_status(failure, circuit),

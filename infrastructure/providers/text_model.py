@@ -8,17 +8,15 @@ from typing import NoReturn
 from domain.embedding import EmbeddingInput, Embeddings
 from domain.errors import DeadlineExceeded, UnsupportedCapability
 from domain.generation import GenerationRequest, TextChunk, Timings
-from domain.model import Model
 from domain.prompt import Prompt
 from infrastructure.providers.chat_answer import Answers
 from infrastructure.providers.chat_request import request_to
-from infrastructure.providers.connection import Connection
-from infrastructure.providers.entry import ProvidedModel
 from infrastructure.providers.exchange import Call
-from infrastructure.providers.work import Calls, DeadlinePassed
+from infrastructure.providers.remote_model import RemoteModel
+from infrastructure.providers.work import DeadlinePassed
 
 
-class ProvidedTextModel:
+class ProvidedTextModel(RemoteModel):
     """Implements `application.ports.TextModel`, as far as the provider keeps to OpenAI's API.
 
     * What its API cannot say, or the provider is not known to honour, is refused by name before anything is sent.
@@ -27,26 +25,6 @@ class ProvidedTextModel:
     * Its models for text make no vectors: those that do are listed as embedding models.
     * Raises what Connection does.
     """
-
-    def __init__(self, provided: ProvidedModel, info: Model, connection: Connection) -> None:
-        self._provided = provided
-        self._info = info
-        self._connection = connection
-        self._calls = Calls(provided.provider.max_in_flight)
-
-    @property
-    def info(self) -> Model:
-        """The entity; it takes no memory."""
-        return self._info
-
-    @property
-    def waiting(self) -> int:
-        """How many requests the provider has not begun to answer."""
-        return self._calls.waiting
-
-    def abort(self) -> None:
-        """End all work, for good."""
-        self._calls.abort()
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:  # noqa: ARG002
         """Refused: the tokens are the provider's."""

@@ -9,6 +9,7 @@ from rich.text import Text
 from ingle.cli import Invocation
 from ingle.commands.terminal import output
 from ingle.external_models import external_models
+from ingle.keys import keys_of
 from ingle.settings import Settings
 from ingle.settings_docs import render, written
 from ingle.settings_sources import masked
@@ -43,7 +44,9 @@ def show(invocation: Invocation) -> None:
 @click.pass_obj
 def check(invocation: Invocation) -> None:
     """Say what is wrong with the settings; exit 78 if anything is."""
-    external_models(invocation.settings())
+    settings = invocation.settings()
+    external_models(settings)
+    keys_of(settings)
     click.echo("the settings are good")
 
 

@@ -41,7 +41,7 @@ def command(invocation: Invocation, audio: Path | None, sentence: str) -> None:
     settings = invocation.settings()
     started_at = time.monotonic()
     _pull(settings)
-    with running_server() as url, Server(url) as server:
+    with running_server() as url, Server(url, key=settings.api_key) as server:
         output().print(f"Ingle serves at {url}")
         _translate(server, settings.default_model, sentence)
         _write_down(server, settings.default_speech_model, clip)

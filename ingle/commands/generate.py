@@ -68,7 +68,7 @@ def command(
     given = {name: value for name, value in sampling.items() if value is not None} | ({"stop": stop} if stop else {})
     settings = invocation.settings(device_type=device)
     if server:
-        finish = _ask(server, _body(text, model, system, raw, given))
+        finish = _ask(Server(server, key=settings.api_key), _body(text, model, system, raw, given))
     else:
         request = GenerationRequest(_prompt(text, system, raw), _params(given, settings))
         finish = asyncio.run(_generate(settings, model or settings.default_model, request))
@@ -135,9 +135,9 @@ def _body(text: str, model: str | None, system: str | None, raw: bool, given: Ma
     return {"prompt": text, **given, **{name: value for name, value in wished.items() if value is not None}}
 
 
-def _ask(url: str, body: Mapping[str, Any]) -> str:
+def _ask(server: Server, body: Mapping[str, Any]) -> str:
     """Write the server's answer; returns its timings in words."""
-    with Server(url) as remote:
+    with server as remote:
         records = remote.generate(body)
         with status("waiting for the server"):
             first = next(records)

@@ -27,7 +27,8 @@ def command() -> None:
 
 
 def _server(invocation: Invocation, url: str | None) -> Server:
-    return Server(url or address_of(invocation.settings()))
+    settings = invocation.settings()
+    return Server(url or address_of(settings), key=settings.api_key)
 
 
 @command.command()

@@ -33,9 +33,9 @@ from ingle.remote import RemoteFailed, Server
 from ingle.settings import Settings
 
 JSON = "json"
-FORMATS = (*(form.value for form in SubtitleFormat), JSON)
+FORMATS = (*(form.value for form in SubtitleFormat), JSON, "verbose_json")
 MIB = 1 << 20
-_SUFFIXES = {SubtitleFormat.TEXT.value: "txt"}
+_SUFFIXES = {SubtitleFormat.TEXT.value: "txt", "verbose_json": JSON}
 _REFUSALS = (AudioRefused, InvalidRequest, UrlNotAllowed, DownloadFailed, DownloadTooLarge, DeadlineExceeded)
 
 Deliver = Callable[[Source, str], None]
@@ -99,7 +99,7 @@ def command(
     }
     options = {name: str(value) for name, value in wishes.items() if value is not None}
     if server:
-        failed = _ask(server, sources, options, deliver)
+        failed = _ask(Server(server, key=settings.api_key), sources, options, deliver)
     else:
         failed = asyncio.run(_transcribe(settings, sources, options, deliver))
     if failed:
@@ -192,10 +192,10 @@ async def _hear(
 # -- by a server --------------------------------------------------------------------------------------------
 
 
-def _ask(url: str, sources: Sequence[Source], options: Mapping[str, str], deliver: Deliver) -> int:
+def _ask(server: Server, sources: Sequence[Source], options: Mapping[str, str], deliver: Deliver) -> int:
     """Let the server write down `sources`; returns how many it refused."""
     failed = 0
-    with Server(url) as remote:
+    with server as remote:
         for source in sources:
             try:
                 with status(f"the server is listening to {source.name}"):

@@ -35,10 +35,12 @@ def load_embedding(
     bounds: Bounds,
     thread: InferenceThread,
     on_progress: OnLoadProgress,
+    threads: int = 0,
 ) -> EmbeddingEngine:
     """Load `spec` from `directory`; blocking, for a worker thread.
 
-    `num_ctx` 0 takes the length that the model's files name; more than its positions reach is cut to them.
+    `threads` compute on a CPU, 0 as many as `thread` uses anyway. `num_ctx` 0 takes the length that the model's files
+    name; more than its positions reach is cut to them.
     Raises ModelLoadFailed naming the file at fault, InvalidRequest for a `num_ctx` without room for a text.
     """
     began = time.monotonic()
@@ -51,7 +53,7 @@ def load_embedding(
     context = _context(model, tokenizer, num_ctx, stated)
     _own(model)
     nn.Module.to(model, placement.device)
-    encoder = Encoder(model, settings.pooling, pad_id, placement.device)
+    encoder = Encoder(model, settings.pooling, pad_id, placement.device, threads)
     on_progress(LoadProgress("weights", spec.size_bytes, spec.size_bytes))
     on_progress(LoadProgress("warmup", 0, 1))
     dimensions = _warm_up(spec, encoder, context, thread)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from domain.caveat import Caveat
 from domain.errors import (
     AudioRefused,
     AudioTooLong,
@@ -30,7 +31,7 @@ from domain.errors import (
     NoAudioTrack,
     RequestCancelled,
 )
-from domain.transcription import Caveat, Channel
+from domain.transcription import Channel
 from models.speech.decode_child import Limits
 from models.speech.decode_process import Decoded, DecodeProcess, Grown, ProcessDied
 from models.speech.recording import Recording

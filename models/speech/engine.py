@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+from domain.caveat import Caveat
 from domain.errors import Overloaded
 from domain.model import Model
 from domain.transcription import (
-    Caveat,
     DetectedLanguage,
     DetectionRequest,
     Progress,
@@ -50,19 +50,17 @@ class WhisperEngine:
         decoder: AudioDecoder,
         thread: InferenceThread,
         *,
-        compute_type: str,
         options: EngineOptions,
-        caveats: tuple[Caveat, ...] = (),
     ) -> None:
-        """`caveats` are true of every answer."""
+        """`options` are those of the device. Raises ValueError for sizes that are still to be decided."""
+        if options.rows < 1 or options.window_seconds <= 0:
+            raise ValueError("the device decides how much a batch and a window hold: take EngineOptions.on")
         self._info = info
         self._listener = Listener(ears, max_rows=options.rows, wait_seconds=options.batch_wait_seconds)
         self._abilities = abilities
         self._decoder = decoder
         self._thread = thread
-        self._compute_type = compute_type
         self._options = options
-        self._caveats = caveats
         self._calls: set[Call] = set()
         self._aborted = False
         thread.attach(self._listener)
@@ -121,8 +119,8 @@ class WhisperEngine:
                 began_at=call.work.began_at,
                 opened_at=opened_at,
                 device=self._info.device,
-                compute_type=self._compute_type,
-                caveats=(*self._caveats, *recording.caveats, *caveats),
+                compute_type=self._info.compute_type,
+                caveats=(*self._info.caveats, *recording.caveats, *caveats),
             )
         finally:
             self._calls.discard(call)
@@ -255,13 +253,14 @@ class WhisperEngine:
         for call in self._calls:
             call.abort()
 
-    def close(self) -> None:
+    def close(self, *, to_host: bool = False) -> None:
         """Give the memory back: weights first, then what the allocator kept. No generator may be open.
 
+        With `to_host` weights on a GPU wait in the machine's own memory for the next load.
         Blocks until the batch under way, if a caller left one behind, has ended.
         """
         try:
-            self._thread.call_soon(self._listener.ears.close).result()
+            self._thread.call_soon(lambda: self._listener.ears.close(to_host=to_host)).result()
         finally:
             self._thread.close()
         memory.trim()

@@ -3,21 +3,23 @@
 import ctypes
 import importlib.util
 import json
-import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import ctranslate2
 
+from domain.caveat import Caveat
 from domain.errors import InsufficientMemory, ModelLoadFailed
+from domain.memory import GpuMemory
 from domain.model import Model, ModelSpec
 from domain.repositories import LoadProgress, OnLoadProgress
-from domain.transcription import Caveat
+from domain.rung import Rung
 from models import memory
 from models.inference_thread import InferenceThread
 from models.speech import self_test
@@ -25,15 +27,34 @@ from models.speech.abilities import Abilities
 from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
+from models.speech.ladder import Climbed, NoRungLeft, first_that_works, ladder
 from models.speech.options import EngineOptions
+from models.speech.parking import Berth, Parking
 from models.speech.whisper import WhisperEars
 
-T = TypeVar("T")
-log = logging.getLogger(__name__)
-
-CPU_LADDER = ("int8", "int16", "float32")
-CUDA_LADDER = ("float16", "int8_float16", "int8_float32", "float32")
 _NICENESS = 10
+_CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
+
+
+class DeviceFailed(ModelLoadFailed):
+    """The device cannot run the model, whose files are not at fault: another device may."""
+
+    def __init__(self, message: str, rungs: Sequence[Rung] = ()) -> None:
+        super().__init__(message)
+        self.rungs = tuple(rungs)
+
+
+@dataclass(frozen=True, slots=True)
+class Fallen:
+    """Why a model is not on the GPU that it could have been on, and what was tried there."""
+
+    reason: str
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def caveat(self) -> Caveat:
+        """What every answer says of it."""
+        return Caveat("cpu_fallback", f"the GPU is not used, and the CPU is slower: {self.reason}")
 
 
 def load_whisper(
@@ -46,12 +67,18 @@ def load_whisper(
     cpu_threads: int,
     on_progress: OnLoadProgress,
     options: EngineOptions | None = None,
+    too_large: Collection[str] = (),
+    fallen: Fallen | None = None,
+    parking: Parking | None = None,
+    digest: str = "",
 ) -> WhisperEngine:
     """Load the checkpoint in `directory` on `device` (`cpu` or `cuda:N`). Blocks; no event loop is needed.
 
     `compute_type` is `auto` or a type of CTranslate2; one that the device lacks is replaced by the next best,
-    and every answer says so. `decoder` stays the caller's and may be shared. Raises ModelLoadFailed naming the
-    file that is missing or damaged, and InsufficientMemory.
+    and every answer says so. Those that are `too_large` for the device are not tried; `fallen` tells why the model
+    comes here from another device. Weights of that `digest` that are in the `parking` are taken from there, and go
+    back there when they have to make way on a GPU. `decoder` stays the caller's and may be shared. Raises
+    ModelLoadFailed naming the file that is missing or damaged, DeviceFailed, and InsufficientMemory.
     """
     started = time.monotonic()
     size = check_directory(spec.id, directory)
@@ -59,13 +86,19 @@ def load_whisper(
     thread = InferenceThread(f"speech {spec.id}")
     try:
         held_before = _bytes_held(device)
-        model = thread.call_soon(lambda: _load(spec.id, directory, device, compute_type, cpu_threads)).result()
+        climbed = thread.call_soon(
+            lambda: _load(
+                spec.id, directory, device, compute_type, cpu_threads, too_large, parking or Parking(), digest
+            )
+        ).result()
     except BaseException:
         thread.close()
         raise
     on_progress(LoadProgress("weights", size, size))
+    model = climbed.loaded
     used = str(model.model.compute_type)
     dtype, quantization = _precision(used)
+    berth = Berth(digest, device, climbed.rungs[-1].compute_type)
     info = Model(spec).loaded(
         device=device,
         dtype=dtype,
@@ -73,15 +106,16 @@ def load_whisper(
         context_length=spec.context_length,
         memory_bytes=max(0, _bytes_held(device) - held_before),
         load_time_ms=round((time.monotonic() - started) * 1000),
+        compute_type=used,
+        rungs=(*(fallen.rungs if fallen else ()), *climbed.rungs),
+        caveats=(*([fallen.caveat] if fallen else ()), *_caveats(compute_type, used)),
     )
     return WhisperEngine(
         info,
-        WhisperEars(model),
+        WhisperEars(model, None if device == "cpu" or parking is None else partial(parking.put, berth)),
         Abilities.of(spec, model.languages()),
         decoder,
         thread,
-        compute_type=used,
-        caveats=_caveats(compute_type, used),
         options=(options or EngineOptions()).on(device, free_bytes=_bytes_free(device)),
     )
 
@@ -114,105 +148,86 @@ def check_directory(name: str, directory: Path) -> int:
     return (directory / "model.bin").stat().st_size
 
 
-def ladder(device: str, wanted: str, supported: Collection[str]) -> Sequence[str]:
-    """The compute types to try, best first: `wanted`, if the device has it, then what suits the device."""
-    rungs = CPU_LADDER if device == "cpu" else CUDA_LADDER
-    named = () if wanted == "auto" else (wanted,)
-    return [rung for rung in dict.fromkeys((*named, *rungs)) if rung in supported]
-
-
-def _load(name: str, directory: Path, device: str, compute_type: str, cpu_threads: int) -> Checkpoint:
+def _load(
+    name: str,
+    directory: Path,
+    device: str,
+    compute_type: str,
+    cpu_threads: int,
+    too_large: Collection[str],
+    parking: Parking,
+    digest: str,
+) -> Climbed[Checkpoint]:
     """Runs on the owner thread, whose niceness CTranslate2's own threads inherit."""
     kind, _, index = device.partition(":")
     if kind == "cpu" and sys.platform == "linux":
         # So that the event loop and text generation win the cores.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     if kind == "cuda":
-        _preload_cublas()
+        preload_cublas(name)
 
     def load(rung: str) -> Checkpoint:
+        if (parked := parking.take(Berth(digest, device, rung))) is not None:
+            return parked
         return Checkpoint.load(
             directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
         )
 
     def check(loaded: Checkpoint) -> str | None:
-        ears = WhisperEars(loaded)
-        wrong = self_test.what_is_wrong(ears) if kind == "cuda" else None
-        if wrong is not None:
-            ears.close()
-        return wrong
+        return self_test.what_is_wrong(WhisperEars(loaded)) if kind == "cuda" else None
 
+    supported = set(_supported(name, kind, int(index or 0))).difference(too_large)
     try:
-        return first_that_works(ladder(kind, compute_type, _supported(name, kind, int(index or 0))), load, check)
+        rungs = ladder(kind, compute_type, supported)
+        return first_that_works(device, rungs, load, check, lambda loaded: WhisperEars(loaded).close())
     except NoRungLeft as error:
         if error.out_of_memory:
             raise InsufficientMemory(f"'{name}' does not fit on {device}: {error}") from None
-        raise ModelLoadFailed(f"'{name}' cannot be used on {device}: {error}") from None
+        raise DeviceFailed(f"'{name}' cannot be used on {device}: {error}", error.rungs) from None
     except RuntimeError as error:
         raise _refusal(name, device, str(error).replace(f"{directory}{os.sep}", "")) from None
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise _damaged(name, "tokenizer.json", str(error)) from None
 
 
-class NoRungLeft(Exception):
-    """No compute type works; the message says why the last one does not."""
-
-    def __init__(self, reason: str, *, out_of_memory: bool) -> None:
-        super().__init__(reason)
-        self.out_of_memory = out_of_memory
-
-
-def first_that_works(rungs: Sequence[str], load: Callable[[str], T], check: Callable[[T], str | None]) -> T:
-    """What `load` gives for the first of `rungs` that fits into memory and that `check` finds nothing wrong with.
-
-    Raises NoRungLeft, and what `load` raises for other reasons than memory.
-    """
-    reason, out_of_memory = "it supports none of the compute types that are tried", False
-    for rung in rungs:
-        try:
-            loaded = load(rung)
-        except MemoryError:
-            reason, out_of_memory = "the machine's memory is used up", True
-            continue
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            reason, out_of_memory = str(error), True
-            continue
-        wrong = check(loaded)
-        if wrong is None:
-            return loaded
-        log.warning("compute type %s is not used: %s", rung, wrong)
-        reason, out_of_memory = f"{rung} was tried on a known clip, and {wrong}", False
-    raise NoRungLeft(reason, out_of_memory=out_of_memory)
-
-
 def _supported(name: str, kind: str, index: int) -> Collection[str]:
     try:
         types: Collection[str] = ctranslate2.get_supported_compute_types(kind, index)
     except (RuntimeError, ValueError) as error:
-        raise ModelLoadFailed(f"'{name}' cannot be loaded: CTranslate2 cannot use {kind}:{index} ({error})") from None
+        raise DeviceFailed(f"'{name}' cannot be loaded: CTranslate2 cannot use {kind}:{index} ({error})") from None
     return types
 
 
 def _refusal(name: str, device: str, reason: str) -> ModelLoadFailed:
     """CTranslate2 says with one and the same exception that the device or that the weights are at fault."""
     if device != "cpu" and ("CUDA" in reason or "cublas" in reason.lower()):
-        return ModelLoadFailed(f"'{name}' cannot be loaded: CTranslate2 cannot use {device} ({reason})")
+        return DeviceFailed(f"'{name}' cannot be loaded: CTranslate2 cannot use {device} ({reason})")
     return _damaged(name, "model.bin", reason)
 
 
-def _preload_cublas() -> None:
-    """CTranslate2 looks for the CUDA 12 library by name; one that came as a wheel is found only if it is loaded."""
+def preload_cublas(name: str) -> None:
+    """CTranslate2 looks for the CUDA 12 library by name; one that came as a wheel is found only if it is loaded.
+
+    Raises DeviceFailed, with what to do, where there is neither a wheel nor a library of the system.
+    """
+    try:
+        for library in _CUBLAS:
+            ctypes.CDLL(_from_wheel(library) or library, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        raise DeviceFailed(
+            f"'{name}' cannot be loaded on a GPU: {_CUBLAS[-1]} is not here. Install it with: pip install ingle[cuda]"
+        ) from None
+
+
+def _from_wheel(library: str) -> str | None:
+    """Where the wheel nvidia-cublas-cu12 has `library`, if it is installed."""
     try:
         package = importlib.util.find_spec("nvidia.cublas")
     except ModuleNotFoundError:
-        return
-    for location in (package.submodule_search_locations or ()) if package else ():
-        for library in ("libcublasLt.so.12", "libcublas.so.12"):
-            path = Path(location) / "lib" / library
-            if path.is_file():
-                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        return None
+    locations = (package.submodule_search_locations or ()) if package else ()
+    paths = (Path(location) / "lib" / library for location in locations)
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _damaged(name: str, file: str, reason: str = "it cannot be read") -> ModelLoadFailed:
@@ -236,9 +251,13 @@ def _precision(compute_type: str) -> tuple[str, str]:
 
 def _bytes_free(device: str) -> int:
     usage = memory.usage()
-    return usage.available if device == "cpu" else usage.gpus[int(device.partition(":")[2])].free
+    return usage.available if device == "cpu" else sum(gpu.free for gpu in usage.gpus if _is(gpu, device))
 
 
 def _bytes_held(device: str) -> int:
     usage = memory.usage()
-    return usage.rss if device == "cpu" else usage.gpus[int(device.partition(":")[2])].used
+    return usage.rss if device == "cpu" else sum(gpu.used for gpu in usage.gpus if _is(gpu, device))
+
+
+def _is(gpu: GpuMemory, device: str) -> bool:
+    return device == f"cuda:{gpu.index}"

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from domain.caveat import Caveat
 from domain.errors import RequestCancelled
-from domain.transcription import Caveat
 from models.speech.decode_child import SAMPLE_RATE
 from models.speech.decode_process import Grown
 

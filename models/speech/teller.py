@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator, Sequence
 
+from domain.caveat import Caveat
 from domain.transcription import (
-    Caveat,
     Channel,
     Progress,
     Segment,

@@ -4,7 +4,7 @@ Everything here runs on the engine's owner thread. Nothing of one request is kep
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import ctranslate2
@@ -82,15 +82,20 @@ class Ears(Protocol):
         """The other way round."""
         ...
 
-    def close(self) -> None:
-        """Take the weights out of memory. Raises IngleError if they stay."""
+    def close(self, *, to_host: bool = False) -> None:
+        """Take the weights out of memory; `to_host` moves them from a GPU into the machine's.
+
+        Raises IngleError if they stay.
+        """
         ...
 
 
 class WhisperEars:
     """Implements `Ears` with a checkpoint in memory."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, park: Callable[[Checkpoint], None] | None = None) -> None:
+        """`park` keeps the checkpoint when its weights have been moved to the machine's own memory."""
+        self._checkpoint, self._park = checkpoint, park
         self._model = checkpoint.model
         self._vocabulary = checkpoint.tokenizer
         self._features = FeatureExtractor(feature_size=self._model.n_mels)
@@ -211,12 +216,15 @@ class WhisperEars:
         """See `Ears`."""
         return self._vocabulary.decode([token for token in tokens if token < self._end])
 
-    def close(self) -> None:
+    def close(self, *, to_host: bool = False) -> None:
         """See `Ears`."""
+        to_host = to_host and self._park is not None
         give_up_at = time.monotonic() + _UNLOAD_SECONDS
         # CTranslate2 hands a result out before it counts the batch as over, and ignores the call until then.
         while self._model.model_is_loaded:
-            self._model.unload_model()
+            self._model.unload_model(to_cpu=to_host)
             if time.monotonic() > give_up_at:
                 raise IngleError("the speech model stays in memory though it was told to leave")
             time.sleep(_UNLOAD_PAUSE)
+        if to_host and self._park is not None:
+            self._park(self._checkpoint)

@@ -13,23 +13,42 @@ from models.text.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
+# How long a text that nothing else stands before waits for memory that others have.
+_PATIENCE = 30.0
+
 
 class Answering:
     """The answers of one engine, each with its sequence in the scheduler. Only the owner thread may call it."""
 
-    def __init__(self, scheduler: Scheduler, clock: Callable[[], float], model: str) -> None:
-        """`clock` is monotonic; `model` is the name that the log knows the model by."""
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: Callable[[], float],
+        model: str,
+        awaits_memory: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`clock` is monotonic; `model` is the name that the log knows the model by.
+
+        `awaits_memory` tells whether somebody makes room for the cache, who will have us go on.
+        """
         self.scheduler = scheduler
         self.sampler = Sampler()
         self.answers: dict[int, Answer] = {}
         self._clock = clock
         self._model = model
         self._outbox = Outbox()
+        self._awaits_memory = awaits_memory
+        self._short_since: float | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits or runs."""
         return not (self.scheduler.running or self.scheduler.waiting)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is something to do before somebody else has made room."""
+        return not self.is_idle and self._short_since is None
 
     def begin(self, stream: Stream) -> None:
         """Let the first of a request's answers wait for its turn; the others follow once it has read the prompt."""
@@ -43,7 +62,9 @@ class Answering:
     def step(self, runner: StepRunner | None) -> None:
         """One forward pass for everybody, whose callers then hear of it. Without a `runner` nobody may be there."""
         self._expire()
-        if not self.is_idle:
+        if self.is_idle:
+            self._short_since = None
+        else:
             assert runner is not None
             self._advance(runner)
         self._outbox.deliver()
@@ -68,9 +89,9 @@ class Answering:
     def _advance(self, runner: StepRunner) -> None:
         step = self.scheduler.schedule()
         if not step.work:
-            if (stranded := self.scheduler.stranded) is not None:
-                self._fail(stranded, Overloaded("the memory for a text this long is in use by other models: try again"))
+            self._wait_for_memory()
             return
+        self._short_since = None
         now = self._clock()
         for work in step.work:
             if work.sequence.started is None:
@@ -89,6 +110,18 @@ class Answering:
         self.scheduler.complete(step)
         for work, rows in shares:
             self._take_all(work, rows, samples)
+
+    def _wait_for_memory(self) -> None:
+        """Bear with whoever waits first while somebody makes room for it, for a while; else it is sent away."""
+        stranded = self.scheduler.stranded
+        if stranded is None:
+            return
+        now = self._clock()
+        if self._short_since is None:
+            self._short_since = now
+        if not self._awaits_memory() or now - self._short_since >= _PATIENCE:
+            self._short_since = None
+            self._fail(stranded, Overloaded("the memory for a text this long is in use by other models: try again"))
 
     def _take_all(self, work: Work, rows: range, samples: Samples) -> None:
         """Take the token after the text, and those after guesses as long as these come true."""

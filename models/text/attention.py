@@ -3,6 +3,9 @@
 Each sequence attends by itself: no padding, and the sums of one row never depend on who else is in the batch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +85,26 @@ def _rows(blocks: list[int], block_size: int, length: int) -> "range | list[int]
     return rows[:length]
 
 
+# Not an argument: some model classes pass none of those that they do not know on to their attention.
+_CURRENT: ContextVar[PagedStep] = ContextVar("step")
+
+
+@contextmanager
+def running(step: PagedStep) -> Iterator[None]:
+    """Whatever attends in the block does so in `step`."""
+    token = _CURRENT.set(step)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> PagedStep:
+    """The step that runs."""
+    return _CURRENT.get()
+
+
 def attend(
-    step: PagedStep,
     layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -91,33 +112,76 @@ def attend(
     *,
     scale: float,
     window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Store `[tokens, kv_heads, dim]` keys and values, then let `[tokens, heads, dim]` queries look back.
 
     Returns `[tokens, heads, dim]` in the query's dtype. Heads share keys in groups, as in grouped-query attention.
+    With `softcap` no score goes beyond it; `sinks`, one score for each head, take a part of the weights for nothing.
     """
+    step = current()
     step.cache.write(layer, step.rows, key, value)
-    heads, dim = query.shape[1:]
-    groups = heads // key.shape[1]
     narrow = query.to(step.cache.dtype)
     out = torch.empty_like(query)
     for span in step.spans:
         rows = span.rows
         if window is not None and span.end - span.start == 1 and span.length > window:
             rows = slice(rows.stop - window, rows.stop) if isinstance(rows, slice) else rows[-window:]
-        keys, values = step.cache.read(layer, rows)
-        keys, values = keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
-        if span.end - span.start == 1:
-            # A lone token has no order among its heads to keep: a group of heads stands where tokens would.
-            asked = narrow[span.start].view(1, -1, groups, dim)
-            seen = scaled_dot_product_attention(asked, keys, values, scale=scale)
-            out[span.start] = seen.view(heads, dim)
+        keys, values = (found.transpose(0, 1) for found in step.cache.read(layer, rows))
+        asked = narrow[span.start : span.end].transpose(0, 1)
+        mask = step.mask(span, window, narrow.dtype)
+        if softcap is None and sinks is None:
+            seen = _attend_plainly(asked, keys, values, mask, scale)
         else:
-            asked = narrow[span.start : span.end].transpose(0, 1).unsqueeze(0)
-            mask = step.mask(span, window, narrow.dtype)
-            seen = scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
-            out[span.start : span.end] = seen[0].transpose(0, 1)
+            seen = _attend_by_hand(asked, keys, values, mask, scale, softcap, sinks)
+        out[span.start : span.end] = seen.transpose(0, 1)
     return out
+
+
+def _attend_plainly(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """`[heads, tokens, dim]` over `[kv_heads, length, dim]` to `[heads, tokens, dim]`."""
+    keys, values = keys.unsqueeze(0), values.unsqueeze(0)
+    if query.shape[1] == 1:
+        # A lone token has no order among its heads to keep: a group of heads stands where tokens would.
+        asked = query.reshape(1, keys.shape[1], -1, query.shape[2])
+        return scaled_dot_product_attention(asked, keys, values, scale=scale).reshape(query.shape)
+    asked = query.unsqueeze(0)
+    return scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=scale, enable_gqa=True).squeeze(0)
+
+
+def _attend_by_hand(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same for scores that torch's own product cannot bend; it keeps all of them, in float32."""
+    grouped = query.unflatten(0, (keys.shape[0], -1))
+    scores = (grouped @ keys.unsqueeze(1).transpose(-1, -2)).float() * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        sunk = sinks.float().view(*scores.shape[:2], 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, sunk), dim=-1)
+    weights = scores.softmax(dim=-1)[..., : keys.shape[1]]
+    seen: torch.Tensor = (weights.to(values.dtype) @ values.unsqueeze(1)).flatten(0, 1)
+    return seen
+
+
+def _window_of(module: Any) -> int | None:
+    """The window of a layer whose class has it in the masks that it makes, and does not tell it to its attention."""
+    kinds: Any = getattr(module.config, "layer_types", None)
+    is_sliding = bool(kinds) and kinds[module.layer_idx] == "sliding_attention"
+    window: int | None = getattr(module.config, "sliding_window", None) if is_sliding else None
+    return window
 
 
 def _attention_function(
@@ -129,17 +193,15 @@ def _attention_function(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    step: PagedStep | None = None,
-    **options: Any,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Implement transformers' attention interface: `[1, heads, tokens, dim]` in, `[1, tokens, heads, dim]` out."""
-    if step is None:
-        raise RuntimeError("the model class does not pass keyword arguments on to its attention")
-    if options.get("softcap") is not None:
-        raise NotImplementedError("attention with soft-capped scores")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    window = sliding_window if sliding_window is not None else _window_of(module)
     packed = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    out = attend(step, module.layer_idx, *packed, scale=scale, window=sliding_window)
+    out = attend(module.layer_idx, *packed, scale=scale, window=window, softcap=softcap, sinks=s_aux)
     return out.unsqueeze(0), None
 
 

@@ -22,6 +22,10 @@ class CacheBudget(Protocol):
         """Call `take` if `size` more bytes may be promised."""
         ...
 
+    def lacks(self, size: int) -> bool:
+        """Say that `size` more bytes are wanted; True if somebody makes room and then has the cache ask again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
@@ -55,8 +59,10 @@ class CacheMemory:
         promised = None if self._budget is None else -(-promised_tokens // size)
         self.blocks = BlockManager(cache.tokens // size, size, granted=promised, ask=self._more)
         self._promised = self._booked = self.blocks.num_granted
+        self._awaits = False
         if self._budget is not None:
             self._budget.watch(self)
+            # What is wanted beyond the promise costs nobody a model.
             wanted = min(-(-wanted_tokens // size), self.blocks.num_blocks) - self._promised
             self.blocks.grant(self._granted(max(0, wanted)))
 
@@ -67,6 +73,11 @@ class CacheMemory:
             return 0
         not_yet_given = max(0, self._booked - self.blocks.num_granted)
         return (self.blocks.num_untouched + not_yet_given) * self._cache.block_bytes
+
+    @property
+    def awaits_more(self) -> bool:
+        """Whether the last wish was refused and somebody is making room for it, who will wake the owner thread."""
+        return self._awaits
 
     def use(self) -> CacheUse:
         """Who has how much of it."""
@@ -87,8 +98,10 @@ class CacheMemory:
     def _more(self, missing: int) -> int:
         """Blocks that may be used from now on: a slab if possible, else just those that are missing."""
         slab = max(missing, _SLAB_TOKENS // self._cache.block_size)
-        left = self.blocks.num_blocks - self.blocks.num_granted
-        return self._granted(min(slab, left)) or self._granted(missing)
+        slab = min(slab, self.blocks.num_blocks - self.blocks.num_granted)
+        got = self._granted(slab) or self._granted(missing)
+        self._awaits = not got and self._budget is not None and self._budget.lacks(slab * self._cache.block_bytes)
+        return got
 
     def _granted(self, count: int) -> int:
         """`count`, booked until the block manager has them, or 0."""

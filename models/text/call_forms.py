@@ -7,7 +7,8 @@ from typing import Any
 
 from domain.errors import InvalidRequest
 from domain.tools import Tool
-from models.text.marks import MAX_CALLS, CallSyntax
+from models.text.call_xml import xml_arguments
+from models.text.marks import MAX_CALLS, XML_END, XML_FUNCTION, CallSyntax, is_mark, pieces_of
 
 IdOf = Callable[[str], int | None]
 
@@ -38,6 +39,13 @@ def answer_of_calls(
     if syntax.is_list:
         opening = "" if after_mark else form.mark(syntax.opening)
         start = f'{opening} "[" object ({between} object){more} "]"' if several else f'{opening} "[" object "]"'
+    elif syntax.outer[0]:
+        opening, closing = "" if after_mark else form.mark(syntax.outer[0]), form.mark(syntax.outer[1])
+        start = (
+            f"{opening} {further} ({between} {further}){more} {closing}"
+            if several
+            else f"{opening} {further} {closing}"
+        )
     elif syntax.closing or syntax.name_mark:
         start = f"{first} ({between} {further}){more}" if several else first
     else:
@@ -69,15 +77,18 @@ class _Form:
         self._is_strict = is_strict
 
     def mark(self, text: str) -> str:
-        """A mark as its one token, or else letter by letter."""
-        token = self._id_of(text)
-        return json.dumps(text) if token is None else f"<[{token}]>"
+        """A mark as its one token, or else letter by letter; one that is put together of several, each by itself."""
+        tokens = ((piece, self._id_of(piece) if is_mark(piece) else None) for piece in pieces_of(text))
+        return " ".join(_literal(piece) if token is None else f"<[{token}]>" for piece, token in tokens)
 
     def call(self, *, with_opening: bool) -> str:
         """One call as the family was taught to write it."""
         syntax = self._syntax
         opening = self.mark(syntax.opening) if with_opening and syntax.opening else ""
-        return f'{opening} "\\n" object "\\n" {self.mark(syntax.closing)}' if syntax.closing else f"{opening} object"
+        if not syntax.closing:
+            return f"{opening} object"
+        inner = _literal(syntax.inner) if syntax.inner else ""
+        return f"{opening} {inner} object {inner} {self.mark(syntax.closing)}"
 
     def finished(self, start: str, *, is_free: bool = False) -> CallForm:
         """The grammar whose beginning is `start`; `is_free` lets white space be as the model likes."""
@@ -85,7 +96,10 @@ class _Form:
         rules = [f"start: {start}", "space: /[ \\t\\r\\n]{1,32}/", "object: " + " | ".join(self._names())]
         for rule, (name, schema) in zip(self._names(), schemas, strict=True):
             rules.append(f"{rule}: {self._object(name, rule, is_free=is_free)}")
-            rules.append(f"{rule}_arguments: %json {json.dumps(schema | {'x-guidance': self._options})}")
+            if self._syntax.is_xml:
+                rules += xml_arguments(rule, schema, self._options, is_strict=self._is_strict)
+            else:
+                rules.append(f"{rule}_arguments: %json {json.dumps(schema | {'x-guidance': self._options})}")
         texts = tuple((name, json.dumps(schema)) for name, schema in schemas)
         return CallForm("\n".join(rules), texts, self._is_strict)
 
@@ -93,6 +107,8 @@ class _Form:
         return [f"tool_{number}" for number in range(len(self._tools))]
 
     def _object(self, name: str, rule: str, *, is_free: bool) -> str:
+        if self._syntax.is_xml:
+            return f'{_literal(f"{XML_FUNCTION}{name}>")} "\\n" {rule}_arguments {_literal(XML_END)}'
         if self._syntax.name_mark:
             return f"{json.dumps(name)} {self.mark(self._syntax.name_mark)} {rule}_arguments"
         key = self._syntax.key
@@ -108,6 +124,11 @@ class _Form:
             f"({_quoted('arguments')} | {_quoted('parameters')})",
         ]
         return " space? ".join([*pieces, '":"', f"{rule}_arguments", '"}"'])
+
+
+def _literal(text: str) -> str:
+    """`text` as the grammar spells it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _quoted(text: str) -> str:

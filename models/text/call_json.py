@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Container
 from typing import Any, NoReturn
 
 _STEP = re.compile(r'[\[\]{}"]')
@@ -41,14 +42,14 @@ class JsonEnd:
         return None
 
 
-def calls_in(text: str, names: frozenset[str], name: str | None = None) -> list[tuple[str, str]]:
+def calls_in(text: str, names: Container[str], name: str | None = None) -> list[tuple[str, str]]:
     """The names and arguments of the calls that `text` is; none unless every one is of `names` and whole.
 
     With `name` the text is the arguments of a call of that tool.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         return []
     if name is not None:
         value = {"name": name, "arguments": value}
@@ -57,7 +58,21 @@ def calls_in(text: str, names: frozenset[str], name: str | None = None) -> list[
     return good if len(good) == len(calls) else []
 
 
-def _call_in(value: Any, names: frozenset[str]) -> tuple[str, str] | None:
+def json_value(text: str) -> Any:
+    """What `text` is in JSON. Raises ValueError if it is none."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def arguments_text(arguments: dict[str, Any]) -> str:
+    """Arguments as JSON; half of a surrogate pair, which JSON can spell and no text can hold, is replaced."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _call_in(value: Any, names: Container[str]) -> tuple[str, str] | None:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict):
@@ -67,9 +82,7 @@ def _call_in(value: Any, names: frozenset[str]) -> tuple[str, str] | None:
         arguments = {}
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    # Half of a surrogate pair, which JSON can spell and no text can hold, is replaced.
-    text = json.dumps(arguments, ensure_ascii=False)
-    return name, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return name, arguments_text(arguments)
 
 
 def _refuse(name: str) -> NoReturn:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +74,20 @@ def write(
     tokenizer: TextTokenizer,
     tensors: Iterable[tuple[str, torch.Tensor]],
     *,
-    int8: bool,
+    products: Collection[str],
     dtype: torch.dtype,
     on_tensor: OnTensor,
 ) -> None:
-    """Make a copy under a temporary name, then put it in its place in one step.
+    """Make a copy under a temporary name, then put it in its place in one step, unless another one is there by now.
 
-    Raises InsufficientStorage where it cannot be written, and leaves nothing then.
+    `products` are the modules that become int8. Raises InsufficientStorage where it cannot be written, and leaves
+    nothing then.
     """
     staging: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        products = {name for name, _ in linears(empty_model(config, dtype))} if int8 else set()
         save_file(_stored(tensors, config, products, dtype, on_tensor), staging / _WEIGHTS)
         config.save_pretrained(staging)
         tokenizer.save(staging)
@@ -95,6 +95,8 @@ def write(
         (staging / _COMPLETE).write_text(json.dumps(recorded), encoding="utf-8")
         _sync(staging)
         staging.chmod(0o755)
+        if is_intact(directory):
+            return  # somebody else made it meanwhile, and may be reading it
         if directory.exists():
             shutil.rmtree(directory)
         staging.rename(directory)
@@ -109,7 +111,7 @@ def write(
 def _stored(
     tensors: Iterable[tuple[str, torch.Tensor]],
     config: PretrainedConfig,
-    products: set[str],
+    products: Collection[str],
     dtype: torch.dtype,
     on_tensor: OnTensor,
 ) -> dict[str, torch.Tensor]:

@@ -54,7 +54,7 @@ class TextEngine:
         self._admission = admission
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._answering = Answering(scheduler, lambda: self._clock(), str(info.id))
+        self._answering = Answering(scheduler, lambda: self._clock(), str(info.id), self._awaits_memory)
         self._aborted = False
         thread.attach(self)
 
@@ -168,11 +168,14 @@ class TextEngine:
     # -- the owner thread's side ----------------------------------------------------------------------
 
     def step(self) -> bool:
-        """One forward pass for everybody; True while there is more to do."""
+        """One forward pass for everybody; True while there is more to do that needs no memory of others."""
         while not self._inbox.empty():
             self._inbox.get()()
         self._answering.step(self._runner)
-        return not self._answering.is_idle
+        return self._answering.can_go_on
+
+    def _awaits_memory(self) -> bool:
+        return self._cache is not None and self._cache.awaits_more
 
     def _begin(self, stream: Stream) -> None:
         if self._runner is None:

@@ -44,7 +44,7 @@ def runner_for(
     if isinstance(loaded.model, NativeDecoder):
         rows = limits.max_running + limits.max_prefill_tokens + limits.guesses
         return NativeRunner(loaded.model, cache, threads=threads, max_tokens=rows, context=context)
-    return Runner(loaded.model, cache, device)
+    return Runner(loaded.model, cache, device, threads)
 
 
 def weight_bytes(loaded: LoadedWeights) -> int:

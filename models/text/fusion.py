@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from models.text.attention import PagedStep, attend
+from models.text.attention import attend, current
 from models.text.linear import Int8Linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -52,15 +52,14 @@ class FusedLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        step: PagedStep,
         **_: Any,
     ) -> torch.Tensor:
         """`[1, tokens, width]` to the same."""
         hidden = hidden_states[0]
-        hidden = self._attend(hidden, step.rotation(*position_embeddings), step)
+        hidden = self._attend(hidden, current().rotation(*position_embeddings))
         return self._feed_forward(hidden).unsqueeze(0)
 
-    def _attend(self, hidden: torch.Tensor, rotation: torch.Tensor, step: PagedStep) -> torch.Tensor:
+    def _attend(self, hidden: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         normed = nn.functional.rms_norm(hidden, (hidden.shape[1],), self.norm_in, self._eps)
         mixed = self.qkv(normed).view(hidden.shape[0], -1, self._dim)
         turning = mixed[:, : self._heads + self._kv_heads]
@@ -71,7 +70,7 @@ class FusedLayer(nn.Module):
         turned = _rotate(turning, rotation)
         value = mixed[:, self._heads + self._kv_heads :]
         query, key = turned[:, : self._heads], turned[:, self._heads :]
-        seen = attend(step, self._index, query, key, value, scale=self._scale, window=self._window)
+        seen = attend(self._index, query, key, value, scale=self._scale, window=self._window)
         return _add_product(hidden, self.out, seen.flatten(1))
 
     def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """Puts a text engine together: weights, cache, scheduler, one warm step."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from domain.errors import InsufficientMemory, ModelLoadFailed
 from domain.generation import SamplingParams
@@ -20,6 +21,7 @@ from models.text.engine import TextEngine
 from models.text.execution import StepRunner, block_size_for, reads_alike, runner_for, weight_bytes
 from models.text.kv_cache import KVCache
 from models.text.scheduler import Limits, Scheduler
+from models.text.self_test import check_numbers
 from models.text.sequence import Sequence
 from models.text.weights import LoadedWeights, Precision
 
@@ -64,7 +66,8 @@ def load_text(
 ) -> TextEngine:
     """Load `spec` from `source`; blocking, for a worker thread.
 
-    `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach. With a `budget` the
+    `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach; more than the model has
+    positions for is cut to that. With a `budget` the
     cache has only a part of them from the start and asks for more as it needs it. Raises ModelLoadFailed,
     InsufficientMemory, InsufficientStorage.
     """
@@ -73,6 +76,7 @@ def load_text(
     loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress, native=True)
     if not (options.speculation and reads_alike(loaded)):
         limits = replace(limits, guesses=0)
+    num_ctx = min(num_ctx, _furthest_position(loaded.config))
     cache = _make_cache(spec, loaded, num_ctx, cache_bytes, limits, precision, device)
     context = min(num_ctx or _context_of(loaded.config), cache.tokens)
     runner = runner_for(loaded, cache, device, limits=limits, context=context, threads=threads)
@@ -80,7 +84,7 @@ def load_text(
     cache_memory = CacheMemory(cache, promised, limits.max_running * _TOKENS_PER_SEQUENCE, budget)
     scheduler = Scheduler(cache_memory.blocks, limits)
     on_progress(LoadProgress("warmup", 0, 1))
-    _warm_up(spec, runner, scheduler, thread)
+    _warm_up(spec, loaded, runner, scheduler, thread, is_exact=cache.dtype is torch.float32)
     on_progress(LoadProgress("warmup", 1, 1))
     info = Model(spec).loaded(
         device=str(device),
@@ -106,11 +110,11 @@ def load_text(
 
 def _bytes_a_token(config: PretrainedConfig, precision: Precision) -> int:
     """What a token of context takes in the cache."""
-    kv_heads, head_dim = _heads_of(config)
+    kv_heads, head_dim = heads_of(config)
     return 2 * int(config.num_hidden_layers) * kv_heads * head_dim * _cache_dtype(precision).itemsize
 
 
-def _heads_of(config: PretrainedConfig) -> tuple[int, int]:
+def heads_of(config: PretrainedConfig) -> tuple[int, int]:
     """How many heads have keys and values, and how long each is."""
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return int(kv_heads), int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -130,7 +134,7 @@ def _make_cache(
     device: torch.device,
 ) -> KVCache:
     config, block_size = loaded.config, block_size_for(loaded)
-    kv_heads, head_dim = _heads_of(config)
+    kv_heads, head_dim = heads_of(config)
     dtype = _cache_dtype(precision)
     bytes_a_token = _bytes_a_token(config, precision)
     context = num_ctx or _context_of(config)
@@ -147,25 +151,57 @@ def _make_cache(
 
 
 def _context_of(config: PretrainedConfig) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or 4096)
+    own = int(getattr(config, "max_position_embeddings", None) or 4096)
+    return min(own, _furthest_position(config))
 
 
-def _warm_up(spec: ModelSpec, runner: StepRunner, scheduler: Scheduler, thread: InferenceThread) -> None:
-    """One step on the owner thread: kernels choose themselves, and weights that give no numbers are found out."""
+def _furthest_position(config: PretrainedConfig) -> int:
+    """How long a text may be, whatever is asked for: other positions are not there, or mean something else.
+
+    Where positions are learned there are so many. Some rotations turn every token of a step in another way once one of
+    its texts is longer than the model was first made for.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    own = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    if not rope:
+        return own
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    lengths = [int(each["original_max_position_embeddings"]) for each in kinds if each.get("rope_type") == "longrope"]
+    return min(lengths + [own for each in kinds if each.get("rope_type") == "dynamic"], default=sys.maxsize)
+
+
+def _warm_up(
+    spec: ModelSpec,
+    loaded: LoadedWeights,
+    runner: StepRunner,
+    scheduler: Scheduler,
+    thread: InferenceThread,
+    *,
+    is_exact: bool,
+) -> None:
+    """One step on the owner thread: kernels choose themselves, and weights that give no numbers are found out.
+
+    Layers that are transformers' own are compared with what they are without the engine.
+    """
     sequence = Sequence(-1, [0, 0], SamplingParams(), 1, frozenset(), arrival=0.0)
 
-    def run() -> bool:
+    def run() -> None:
         scheduler.add(sequence)
         logits = runner.run(scheduler.schedule())
         scheduler.finish(sequence, None)
-        return bool(torch.isfinite(logits).all())
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelLoadFailed(
+                f"'{spec.id}' gives no valid numbers: its weights are damaged or its dtype is too narrow"
+            )
+        if loaded.layers == "plain" and isinstance(loaded.model, PreTrainedModel):
+            check_numbers(loaded.model, runner, scheduler, is_exact=is_exact)
 
     try:
-        finite = thread.call_soon(run).result()
+        thread.call_soon(run).result()
+    except ModelLoadFailed:
+        raise
     except Exception as error:
         raise ModelLoadFailed(
             f"'{spec.id}' loads but does not run: {type(error).__name__}: {error}; its family "
             "may not be supported by the batching engine"
         ) from error
-    if not finite:
-        raise ModelLoadFailed(f"'{spec.id}' gives no valid numbers: its weights are damaged or its dtype is too narrow")

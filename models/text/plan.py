@@ -1,5 +1,6 @@
 """How the answers to one request are read, and what they must keep to: decided once, for all of them."""
 
+import json
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Self
@@ -71,7 +72,7 @@ class AnswerPlan:
         is_required = chat.tool_choice.mode is ToolMode.REQUIRED
         return CallReader(
             self.tokenizer.syntax,
-            frozenset(tool.name for tool in self.tools),
+            {tool.name: json.loads(tool.parameters) for tool in self.tools},
             call_ids(self.request.sampling.seed, index),
             only_one=not chat.parallel_tool_calls,
             may_be_whole=is_required or self.request.constraint is None,
@@ -90,7 +91,7 @@ class AnswerPlan:
             form=form,
             call=self.call,
             think_mark=self.tokenizer.id_of(THINK) if may_think else None,
-            call_mark=self.tokenizer.id_of(self.tokenizer.syntax.opening) if has_choice else None,
+            call_mark=self.tokenizer.id_of(self.tokenizer.syntax.first) if has_choice else None,
             gaps=self.tokenizer.singles("\n", "\n\n"),
             ends=ends,
         )
@@ -112,7 +113,7 @@ def _forms(
         return answer_of_calls(tools, syntax, tokenizer.id_of, WHITESPACE, several=several), None
     if request.constraint is None:
         return None, rest_of_call(tools, syntax, tokenizer.id_of, WHITESPACE)
-    if tokenizer.id_of(syntax.opening) is None:
+    if tokenizer.id_of(syntax.first) is None:
         raise InvalidRequest(
             "this model cannot be held to a form and be free to call tools: its calls begin with no token of their "
             "own; leave out one of the two, or ask for calls with tool_choice",

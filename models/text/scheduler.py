@@ -80,7 +80,8 @@ class Limits:
 
     Prompts are read in chunks whose ends lie on multiples of `chunk`, so that an answer does not depend on who
     else was there. `max_prefill_tokens` must be at least `chunk`. `reserve` tokens of an answer get their place in
-    the cache at once, if there is plenty.
+    the cache at once, if there is plenty. A step scores at most `scored` tokens of prompts: each of them has a row of
+    logits, as wide as the vocabulary.
     """
 
     max_running: int = 16
@@ -88,6 +89,7 @@ class Limits:
     chunk: int = 256
     reserve: int = 512
     guesses: int = 32
+    scored: int = 64
 
 
 @dataclass(slots=True)
@@ -208,7 +210,11 @@ class Scheduler:
                 work[place] = replace(work[place], count=1 + len(guesses), guesses=guesses)
 
     def _prefill(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
-        end = min(len(sequence.ids), (sequence.computed // self.limits.chunk + 1) * self.limits.chunk)
+        chunk = self.limits.chunk
+        if sequence.is_scored:
+            chunk = min(chunk, self.limits.scored)
+            budget = min(budget, self.limits.scored - sum(item.count for item in work if item.sequence.is_scored))
+        end = min(len(sequence.ids), (sequence.computed // chunk + 1) * chunk)
         count = end - sequence.computed
         if count > budget or not self._make_room(sequence, count, work):
             return 0
@@ -241,7 +247,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Bring a waiting sequence into the batch if its whole known text fits beside the others."""
-        if sequence.scores is None or sequence.scores.are_complete:
+        if not sequence.is_scored:
             self.blocks.match_prefix(sequence)
         if not self.blocks.has_free(self.blocks.blocks_for(len(sequence.ids) + 1) - len(sequence.blocks)):
             self.blocks.release(sequence)

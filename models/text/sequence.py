@@ -86,6 +86,11 @@ class Sequence:
         """How many tokens the cache still lacks; 1 while decoding."""
         return len(self.ids) - self.computed
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether its prompt still has to be scored."""
+        return self.scores is not None and not self.scores.are_complete
+
     def shift(self) -> None:
         """Drop the older half of the tokens after the first `keeping`, of which no more than half the context stay.
 

@@ -9,10 +9,11 @@ import re
 from enum import Enum, auto
 
 from domain.tools import ToolCall
+from models.text.call_body import NO_CALL, Body, Tools, XmlBody, body_of
 from models.text.call_ids import NewId
 from models.text.call_json import JsonEnd, calls_in
 from models.text.decoding import overlap
-from models.text.marks import MAX_CALLS, CallSyntax
+from models.text.marks import MAX_CALLS, XML_FUNCTION, CallSyntax
 from models.text.parts import Kind, Part, some, split_left, split_right
 
 _FENCE = "```"
@@ -23,8 +24,6 @@ _FIRST_KEY = re.compile(r'\{\s{0,20}"(name|type|function|arguments|parameters)"'
 _NAME_KEY = re.compile(r'\{\s{0,20}"name"')
 _FIRST_KEY_LENGTH = 64
 _NAME_FIRST = re.compile(r'\{\s{0,20}"name"\s{0,20}:\s{0,20}"([A-Za-z0-9_.\-]{1,128})"')
-_NAMED = re.compile(r"\s*([A-Za-z0-9_.\-]{1,128})(?:\[CALL_ID\]\w{1,40})?\s*")
-_NAMED_LENGTH = 256
 _BETWEEN = re.compile(r"[\s;,]*")
 
 
@@ -48,7 +47,7 @@ class CallReader:
     def __init__(
         self,
         syntax: CallSyntax,
-        names: frozenset[str],
+        tools: Tools,
         new_id: NewId,
         *,
         only_one: bool,
@@ -57,7 +56,7 @@ class CallReader:
         is_all: bool = False,
     ) -> None:
         self._syntax = syntax
-        self._names = names
+        self._tools = tools
         self._new_id = new_id
         self._only_one = only_one
         self._first_key = _NAME_KEY if is_strict else _FIRST_KEY
@@ -65,6 +64,9 @@ class CallReader:
         self._held = ""
         self._lead = ""
         self._json: JsonEnd | None = None
+        self._body: Body | None = None
+        self._begun = ""
+        self._closings: list[str] = []
         self._found: list[tuple[str, str]] = []
         self._found_end = 0
         self._taken = 0
@@ -77,11 +79,11 @@ class CallReader:
     def begun_call(self) -> str | None:
         """What of a call was written so far, after its mark or its tool's name; None outside of calls."""
         if self._state is _State.CALL:
-            return self._held
+            return self._begun + self._held
         if self._state is not _State.WHOLE or self._json is None:
             return None
         named = _NAME_FIRST.match(self._held, self._json.start)
-        return self._held[self._json.start :] if named and named[1] in self._names else None
+        return self._held[self._json.start :] if named and named[1] in self._tools else None
 
     def push(self, text: str) -> list[Part]:
         """The parts that `text` makes certain."""
@@ -145,7 +147,7 @@ class CallReader:
             return self._no_call()
         if end is None:
             return self._no_call() if is_over else None
-        calls = calls_in(self._held[start:end], self._names)
+        calls = calls_in(self._held[start:end], self._tools)
         if not calls:
             return self._no_call()
         if self._only_one:
@@ -173,14 +175,14 @@ class CallReader:
     # -- calls behind a mark ------------------------------------------------------------------------------
 
     def _read_text(self, *, is_over: bool) -> list[Part] | None:
-        opening = self._syntax.opening
-        at = self._held.find(opening) if opening else -1
-        if at >= 0:
+        found = self._find_opening()
+        if found is not None:
+            at, opening = found
             words, space = split_right(self._held[:at])
-            self._lead = space + opening
+            words, outer = self._without_outer(words)
+            self._lead = outer + space + opening
             self._held = self._held[at + len(opening) :]
-            self._state = _State.CALL
-            self._json = None
+            self._begin_call(opening)
             return self._said(words)
         if is_over:
             held, self._held = self._held, ""
@@ -188,10 +190,32 @@ class CallReader:
             words, space = split_right(held)
             said = self._said(words)
             return [*said, *some(Kind.HIDDEN if self._follows_call else self._text, space)]
-        certain = len(self._held) - (overlap(self._held, opening) if opening else 0)
-        words, _ = split_right(self._held[:certain])
+        openings = (*self._openings(), self._syntax.outer[0])
+        certain = len(self._held) - max(overlap(self._held, mark) for mark in openings)
+        words, _ = self._without_outer(split_right(self._held[:certain])[0])
         self._held = self._held[len(words) :]
         return self._said(words) or None
+
+    def _openings(self) -> tuple[str, ...]:
+        """What a call may begin with; models leave out the mark around a function that has one of its own."""
+        return (self._syntax.opening, XML_FUNCTION) if self._syntax.is_xml else (self._syntax.opening,)
+
+    def _find_opening(self) -> tuple[int, str] | None:
+        places = ((self._held.find(mark), mark) for mark in self._openings() if mark)
+        return min(((at, mark) for at, mark in places if at >= 0), default=None)
+
+    def _without_outer(self, words: str) -> tuple[str, str]:
+        """What comes before the mark around all calls, and that mark with the white space before it."""
+        mark = self._syntax.outer[0]
+        if not mark or not words.endswith(mark):
+            return words, ""
+        said, space = split_right(words.removesuffix(mark))
+        return said, space + mark
+
+    def _begin_call(self, opening: str) -> None:
+        self._state = _State.CALL
+        self._begun = opening if opening == XML_FUNCTION else ""
+        self._body = XmlBody(self._tools, is_open=True) if self._begun else body_of(self._syntax, self._tools)
 
     def _said(self, words: str) -> list[Part]:
         if not words:
@@ -202,66 +226,42 @@ class CallReader:
         return [*some(Kind.HIDDEN, space), *some(self._text, rest)]
 
     def _read_call(self, *, is_over: bool) -> list[Part] | None:
-        if self._json is None:
-            start = self._start_of_json()
-            if start is None:
-                return self._no_call() if is_over else None
-            if start < 0:
-                return self._no_call()
-            self._json = JsonEnd(start)
-        start, end = self._json.start, self._json.find(self._held)
+        assert self._body is not None
+        end = self._body.end(self._held)
         if end is None:
             return self._no_call() if is_over else None
-        calls = calls_in(self._held[start:end], self._names, self._name_before(start))
+        calls = [] if end == NO_CALL else self._body.calls(self._held[:end])
         if not calls:
             return self._no_call()
         self._held = self._lead + self._held
         return self._take(len(self._lead) + end, calls[:1] if self._only_one else calls)
 
-    def _start_of_json(self) -> int | None:
-        """Where the JSON begins; None while it may still come, -1 if this is no call."""
-        after = 0
-        if mark := self._syntax.name_mark:
-            at = self._held.find(mark, 0, _NAMED_LENGTH)
-            if at < 0:
-                return None if len(self._held) < _NAMED_LENGTH else -1
-            if not _NAMED.fullmatch(self._held, 0, at):
-                return -1
-            after = at + len(mark)
-        space, rest = split_left(self._held[after:])
-        if not rest:
-            return None
-        wanted = "[{" if self._syntax.is_list else "{"
-        return after + len(space) if rest[0] in wanted else -1
-
-    def _name_before(self, start: int) -> str | None:
-        if not self._syntax.name_mark:
-            return None
-        name = _NAMED.match(self._held[:start])
-        return name[1] if name else ""
-
     def _read_after(self, *, is_over: bool) -> list[Part] | None:
         space, rest = split_left(self._held)
-        closing = self._syntax.closing
-        if closing:
+        while self._closings:
+            closing = self._closings[0]
+            if not rest.startswith(closing) and closing.startswith(rest) and not is_over:
+                return None
+            del self._closings[0]
             if rest.startswith(closing):
                 self._held = rest[len(closing) :]
-                self._state = _State.TEXT
                 return [Part(Kind.HIDDEN, space + closing)]
-            if closing.startswith(rest) and not is_over:
-                return None
-        elif self._syntax.between.strip():
+        if self._is_joined:
             between = _BETWEEN.match(self._held)
             start = between.end() if between else 0
             if self._held.startswith("{", start):
                 self._lead, self._held = self._held[:start], self._held[start:]
-                self._state = _State.CALL
-                self._json = None
+                self._begin_call("")
                 return []
             if start == len(self._held) and not is_over:
                 return None
         self._state = _State.TEXT
         return []
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether one mark stands before several calls."""
+        return bool(self._syntax.between.strip()) and not self._syntax.closing
 
     # -- what both share ----------------------------------------------------------------------------------
 
@@ -270,6 +270,8 @@ class CallReader:
         self._lead = ""
         self._follows_call = True
         self._state = _State.AFTER
+        marks = (self._syntax.closing.lstrip(), self._syntax.outer[1])
+        self._closings = [mark for mark in marks if mark]
         self._taken += len(calls)
         self.done = self._only_one or self._taken >= MAX_CALLS
         return [Part(Kind.CALL, raw, tuple(ToolCall(self._new_id(), name, text) for name, text in calls))]

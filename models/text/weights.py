@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from models.text import attention, converted, fusion, skeleton
 from models.text.gguf_source import GgufSource
 from models.text.native.decoder import NativeDecoder, unsupported
 from models.text.native.library import why_not
+from models.text.suitability import check_class
 from models.text.tokenizer import TextTokenizer
 
 # Loads report their own progress; transformers' bars would write into the logs of whoever runs this.
@@ -48,6 +50,29 @@ class LoadedWeights:
     converted_seconds: float
 
 
+def convert(
+    directory: Path,
+    weight_format: WeightFormat,
+    converted_directory: Callable[[str], Path],
+    precision: Precision,
+    on_progress: OnLoadProgress,
+    building: AbstractContextManager[object],
+) -> float:
+    """Make the copy that a load of these weights reads, unless it is there or none is needed; the seconds it took.
+
+    `building` is held while classes of transformers make models, which is unsafe in two threads at once, and not
+    while tensors are converted, which takes long. Raises as `load` does.
+    """
+    if not (precision.int8 or weight_format is WeightFormat.GGUF):
+        return 0.0
+    copy = converted_directory(layout_of(precision))
+    if converted.is_intact(copy):
+        return 0.0
+    began = time.monotonic()
+    _convert(directory, weight_format, copy, precision, on_progress, building)
+    return time.monotonic() - began
+
+
 def load(
     directory: Path,
     weight_format: WeightFormat,
@@ -64,14 +89,10 @@ def load(
     native kernels where those can. Raises ModelLoadFailed naming the file at fault, InsufficientStorage when the copy
     finds no room.
     """
-    seconds = 0.0
     products = converted.ReadProducts()
+    seconds = convert(directory, weight_format, converted_directory, precision, on_progress, nullcontext())
     if precision.int8 or weight_format is WeightFormat.GGUF:
         copy = converted_directory(layout_of(precision))
-        if not converted.is_intact(copy):
-            began = time.monotonic()
-            _convert(directory, weight_format, copy, precision, on_progress)
-            seconds = time.monotonic() - began
         model, tokenizer, products = converted.load(copy, precision.dtype, _told(on_progress, "weights", 0))
     else:
         model, tokenizer = _load_directory(directory, precision.dtype)
@@ -120,20 +141,29 @@ def prepare(converted_directory: Callable[[str], Path], precision: Precision) ->
 
 
 def _convert(
-    source: Path, weight_format: WeightFormat, target: Path, precision: Precision, on_progress: OnLoadProgress
+    source: Path,
+    weight_format: WeightFormat,
+    target: Path,
+    precision: Precision,
+    on_progress: OnLoadProgress,
+    building: AbstractContextManager[object],
 ) -> None:
     if weight_format is WeightFormat.GGUF:
         gguf = GgufSource(source)
         config, tokenizer = gguf.config(), gguf.tokenizer()
         check_sizes(config)
-        tensors = gguf.tensors(skeleton.empty_model(config, precision.dtype), config)
+        with building:
+            model = skeleton.empty_model(config, precision.dtype)
+        tensors = gguf.tensors(model, config)
         total = len(gguf)
     else:
-        model, tokenizer = _load_directory(source, torch.bfloat16)
+        with building:
+            model, tokenizer = _load_directory(source, torch.bfloat16)
         config, state = model.config, model.state_dict()
         tensors, total = iter(state.items()), len(state)
+    products = {name for name, _ in skeleton.linears(model)} if precision.int8 else set[str]()
     told = _told(on_progress, "read", total)
-    converted.write(target, config, tokenizer, tensors, int8=precision.int8, dtype=precision.dtype, on_tensor=told)
+    converted.write(target, config, tokenizer, tensors, products=products, dtype=precision.dtype, on_tensor=told)
 
 
 def _load_directory(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, TextTokenizer]:
@@ -142,6 +172,7 @@ def _load_directory(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedMode
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         check_sizes(config)
+        check_class(config)
         tokenizer = TextTokenizer.from_directory(directory, _end_ids(directory, config))
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory,

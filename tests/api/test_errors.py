@@ -37,6 +37,7 @@ EXAMPLES: dict[type[IngleError], IngleError] = {
     errors.ModelBusy: errors.ModelBusy("x", 2),
     errors.DeviceNotAvailable: errors.DeviceNotAvailable("cuda", ["cpu"]),
     PayloadTooLarge: PayloadTooLarge(10),
+    transport.InsufficientScope: transport.InsufficientScope(["jobs"]),
     MethodNotAllowed: MethodNotAllowed(["GET"]),
     InvalidFields: InvalidFields([Problem(("a", 0), "must be b")]),
 }

@@ -189,6 +189,6 @@ async def test_a_model_alone_is_loaded_and_with_keep_alive_0_let_go(world: World
     assert world.repository.count_loads(TEXT) == 1
 
 
-async def test_background_answers_are_not_offered_yet(client: httpx2.AsyncClient) -> None:
+async def test_background_answers_are_not_offered_where_no_jobs_are_kept(client: httpx2.AsyncClient) -> None:
     response = await client.post("/generate", json=ANALYSIS, headers={"prefer": "respond-async"})
     assert (response.status_code, response.json()["code"]) == (501, "not_implemented")

@@ -6,8 +6,9 @@ from typing import Any
 import httpx2
 
 from application.device_arbiter import DeviceArbiter
+from domain.memory import MemoryBounds
 from domain.model import Task
-from tests.api.world import SPEECH, TEXT, World, in_process, make_world
+from tests.api.world import EMBEDDING, SPEECH, TEXT, World, in_process, make_world
 from tests.fakes.models import GIB
 
 
@@ -28,6 +29,32 @@ async def test_memory_usage_tells_who_holds_what(world: World, client: httpx2.As
     [budget] = answer["budgets"]
     assert budget["room_bytes"] == budget["limit_bytes"] - budget["held_bytes"] - budget["promised_bytes"]
     assert answer["last_swap"] is None
+
+
+async def test_above_the_bound_requests_are_refused_in_every_dialect_and_may_come_back(tmp_path: Any) -> None:
+    world = make_world(tmp_path, bounds=MemoryBounds.below(0.9))
+    chat = {"model": TEXT, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    requests = {
+        "/generate": {"model": TEXT, "prompt": "Hello", "max_tokens": 4},
+        "/v1/chat/completions": chat,
+        "/api/chat": chat,
+        "/v1/embeddings": {"model": EMBEDDING, "input": "Hello"},
+    }
+    async with in_process(world.app()) as client:
+        world.repository.others_hold(int(0.95 * world.repository.memory_budget))
+        for path, body in requests.items():
+            refused = await client.post(path, json=body)
+            assert refused.status_code == 503, path
+            assert 5 <= int(refused.headers["retry-after"]) <= 7
+            assert refused.headers["x-should-retry"] == "true"
+            assert "95% of this machine's memory is in use" in refused.text or path.startswith("/api"), refused.text
+        assert (await client.get("/memory-usage")).status_code == 200
+        assert (await client.post("/unload-model", json={"model_id": TEXT})).status_code == 200
+        assert world.repository.loads == []
+        world.repository.others_hold(0)
+        await asyncio.sleep(0.3)
+        for path, body in requests.items():
+            assert (await client.post(path, json=body)).status_code == 200, path
 
 
 async def test_memory_that_busy_models_hold_is_worth_another_try_and_memory_that_is_not_there_is_not(

@@ -7,8 +7,11 @@ import httpx2
 import pytest
 
 from application.residents import ResidentState
+from domain.caveat import Caveat
 from domain.errors import InsufficientMemory, ModelLoadFailed
 from domain.model import LoadOptions
+from domain.rung import Rung, RungVerdict
+from tests.api.sound import upload
 from tests.api.world import SPEECH, TEXT, World, in_process, make_world, until
 from tests.fakes.models import GIB
 
@@ -246,3 +249,44 @@ async def test_an_unloading_model_says_so(world: World, client: httpx2.AsyncClie
     assert (await client.get("/models/tiny")).json()["state"] == ResidentState.UNLOADING
     gate.open()
     assert (await unloading).json()["success"] is True
+
+
+GPU_RUNGS = (
+    Rung("cuda:0", "float16", RungVerdict.REJECTED, 1.5, "its text is empty"),
+    Rung("cpu", "int8", RungVerdict.USED, 0.4),
+)
+
+
+async def test_a_recogniser_tells_what_was_tried_and_what_its_answers_say(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    script = world.repository.script(SPEECH).speech
+    script.rungs, script.caveats = GPU_RUNGS, (Caveat("cpu_fallback", "the GPU is not used"),)
+    before = (await client.get(f"/models/{SPEECH}")).json()
+    assert (before["compute_type"], before["rungs"], before["warnings"]) == (None, [], [])
+    answer = (await client.post("/transcribe", files=upload())).json()
+    assert answer["warnings"] == [{"code": "cpu_fallback", "message": "the GPU is not used"}]
+    entry = (await client.get(f"/models/{SPEECH}")).json()
+    assert entry["warnings"] == answer["warnings"]
+    assert entry["rungs"][0] == {
+        "device": "cuda:0",
+        "compute_type": "float16",
+        "verdict": "rejected",
+        "seconds": 1.5,
+        "reason": "its text is empty",
+    }
+    assert [rung["verdict"] for rung in entry["rungs"]] == ["rejected", "used"]
+    health = (await client.get("/health")).json()
+    assert health["status"] == "degraded"
+    assert health["problems"] == [f"model '{SPEECH}' does not hear in float16 on cuda:0: its text is empty"]
+
+
+async def test_a_model_that_fails_to_load_on_every_rung_is_500_and_leaves_others_alone(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    await client.post("/generate", json={"prompt": "one"})
+    world.repository.script(SPEECH).load_failures.append(ModelLoadFailed("it cannot be used on cuda:0"))
+    refusal = await client.post("/transcribe", files=upload())
+    assert (refusal.status_code, refusal.json()["code"]) == (500, "model_load_failed")
+    assert (await client.post("/generate", json={"prompt": "one"})).status_code == 200
+    assert world.repository.count_loads(TEXT) == 1

@@ -14,6 +14,7 @@ from domain.transcription import SpeechQueue
 from tests.api.sound import upload
 from tests.api.world import EMBEDDING, SPEECH, TEXT, Served, World, until
 from tests.fakes.clock import LoopClock
+from tests.fakes.models import GIB
 
 
 async def status(client: httpx2.AsyncClient, request_id: str | None = None) -> dict[str, Any]:
@@ -26,9 +27,18 @@ async def status(client: httpx2.AsyncClient, request_id: str | None = None) -> d
 
 async def test_an_idle_server_has_nothing_to_do(client: httpx2.AsyncClient) -> None:
     answer = await status(client)
-    devices = answer.pop("devices")
-    assert devices[0]["device"] == "cpu"
-    assert devices[0]["total_bytes"] >= devices[0]["free_bytes"] > 0
+    [device] = answer.pop("devices")
+    assert device.pop("total_bytes") >= device.pop("free_bytes") > 0
+    assert device == {
+        "device": "cpu",
+        "sharing": "shared",
+        "holder": None,
+        "held_seconds": None,
+        "waiting": [],
+        "swaps_total": 0,
+        "last_swap": None,
+        "in_use_by": [],
+    }
     assert answer == {
         "current_queue_size": 0,
         "total_processed": 0,
@@ -114,6 +124,30 @@ async def test_who_waits_and_who_runs_is_told_by_model_and_by_request(world: Wor
     text.between.open()
     speech.before_first.open()
     assert [(await one).status_code for one in asking] == [200] * 3
+
+
+async def test_who_holds_the_device_and_who_waits_for_it_is_told(world: World, server: Served) -> None:
+    client = server.client
+    world.repository.where, world.repository.memory_budget = "cpu", GIB
+    gate = world.repository.script(TEXT).text.between.shut()
+    writing = asyncio.create_task(client.post("/generate", json={"prompt": "one two"}))
+    await gate.arrived()
+    [device] = (await status(client))["devices"]
+    assert (device["sharing"], device["holder"], device["waiting"]) == ("shared", "text", [])
+    assert device["held_seconds"] >= 0
+    hearing = asyncio.create_task(client.post("/transcribe", files=upload()))
+    await until(lambda: any(resident.waits for resident in world.pool.residents()))
+    [device] = (await status(client))["devices"]
+    assert (device["sharing"], device["holder"], device["waiting"]) == ("exclusive", "text", ["speech"])
+    gate.open()
+    assert [(await one).status_code for one in (writing, hearing)] == [200, 200]
+    [device] = (await status(client))["devices"]
+    assert (device["sharing"], device["holder"], device["waiting"]) == ("shared", "speech", [])
+    swap = device["last_swap"]
+    assert device["swaps_total"] == 1
+    assert swap.pop("at").endswith("Z")
+    assert swap.pop("seconds") >= 0
+    assert swap == {"from": "text", "to": "speech", "evicted": [TEXT], "loaded": SPEECH}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

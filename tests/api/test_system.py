@@ -153,7 +153,7 @@ async def test_the_description_has_every_route_and_every_field(client: httpx2.As
 
 
 async def test_N16_the_docs_can_be_off(world: World) -> None:
-    async with in_process(world.app(exposure=Exposure(docs=False))) as client:
+    async with in_process(world.app(exposure=Exposure(docs="off"))) as client:
         for path in ("/docs", "/openapi.json", "/docs/swagger-ui.css", "/redoc", "/docs/oauth2-redirect"):
             response = await client.get(path)
             assert (response.status_code, response.json()["code"]) == (404, "not_found")

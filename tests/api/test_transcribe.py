@@ -8,8 +8,9 @@ import httpx2
 import pytest
 
 from api.services import Limits
+from domain.caveat import Caveat
 from domain.errors import AudioRefused, AudioTooLong, DeadlineExceeded, DecodeTimeout, NoAudioTrack
-from domain.transcription import Caveat, Word
+from domain.transcription import Word
 from tests.api.sound import SOUND, upload
 from tests.api.world import SPEECH, TEXT, World, in_process
 from tests.fakes.models import Heard, segment
@@ -183,7 +184,7 @@ async def test_a_model_that_is_unknown_or_for_text_is_refused(client: httpx2.Asy
     assert response.json()["model"] == "Whisper-1"
 
 
-async def test_background_transcription_is_not_offered_yet(client: httpx2.AsyncClient) -> None:
+async def test_background_transcription_is_not_offered_where_no_jobs_are_kept(client: httpx2.AsyncClient) -> None:
     response = await client.post("/transcribe", files=upload(), headers={"prefer": "wait=5, respond-async"})
     assert (response.status_code, response.json()["code"]) == (501, "not_implemented")
 

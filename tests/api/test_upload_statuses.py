@@ -39,7 +39,13 @@ class EngineRepository(FakeModelRepository):
         """An engine."""
         del options, on_progress
         loaded = Model(spec).loaded(
-            device="cpu", dtype="float32", quantization="int8", context_length=0, memory_bytes=1, load_time_ms=1
+            device="cpu",
+            dtype="float32",
+            quantization="int8",
+            context_length=0,
+            memory_bytes=1,
+            load_time_ms=1,
+            compute_type="int8",
         )
         abilities = Abilities(spec.id, frozenset(("en", "de")), translates=False)
         thread = InferenceThread("speech test")
@@ -49,11 +55,10 @@ class EngineRepository(FakeModelRepository):
             abilities,
             self._decoder,
             thread,
-            compute_type="int8",
             options=EngineOptions().on("cpu", free_bytes=0),
         )
 
-    async def unload(self, model: LoadedModel) -> int:
+    async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Close it."""
         assert isinstance(model, WhisperEngine)
         await asyncio.to_thread(model.close)

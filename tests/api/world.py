@@ -24,6 +24,7 @@ from application.generate_text import GenerateText
 from application.manage_models import ManageModels
 from application.model_pool import ModelPool
 from application.transcribe_audio import TranscribeAudio
+from domain.memory import MemoryBounds
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
 from tests.fakes.fetcher import FakeFetcher
@@ -59,14 +60,16 @@ class World:
         return [path for path in folder.rglob("*") if path.name != ".lock"] if folder.exists() else []
 
 
-def make_world(uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, **repository: Any) -> World:
+def make_world(
+    uploads_dir: Path, *, arbiter: DeviceArbiter | None = None, bounds: MemoryBounds | None = None, **repository: Any
+) -> World:
     """A text, a speech and an embedding model, none of them in memory."""
     aliases = {"qwen-model_full": TEXT, "whisper-1": SPEECH}
     models = FakeModelRepository(
         text_spec(TEXT), speech_spec(SPEECH), embedding_spec(EMBEDDING), aliases=aliases, **repository
     )
     clock, events, fetcher = LoopClock(), RecordedEvents(), FakeFetcher()
-    pool = ModelPool(models, clock, events, arbiter=arbiter)
+    pool = ModelPool(models, clock, events, arbiter=arbiter, bounds=bounds)
     generate = GenerateText(pool, clock, events)
     library = FakeModelLibrary(models)
     services = Services(

@@ -42,6 +42,8 @@ BREAKS: list[tuple[str, Mapping[str, str]]] = [
     ("weights-in-ingle", {"ingle/broken.py": "def run():\n    import ctranslate2"}),
     ("database", {"infrastructure/broken.py": "import sqlalchemy"}),
     ("database", {"ingle/broken.py": "import sqlalchemy"}),
+    ("celery", {"ingle/broken.py": "def run():\n    from celery import Celery"}),
+    ("celery", {"infrastructure/broken.py": "import redis"}),
     ("pure-domain", {"domain/broken.py": "import asyncio"}),
     ("pure-domain", {"domain/broken.py": "def now():\n    import time"}),
     ("no-cycles", {"domain/broken.py": "import domain.other", "domain/other.py": "import domain.broken"}),

@@ -45,8 +45,12 @@ TRUSTING, ASKING = b"R\0\0\0\x08\0\0\0\0", b"R\0\0\0\x08\0\0\0\x03"
 
 @pytest.mark.parametrize(
     ("check", "reply"),
-    [(needs.missing_redis, b"+PONG\r\n"), (needs.missing_postgres, TRUSTING)],
-    ids=["redis", "postgres"],
+    [
+        (needs.missing_redis, b"+PONG\r\n"),
+        (needs.missing_rabbitmq, b"\x01\x00\x00"),
+        (needs.missing_postgres, TRUSTING),
+    ],
+    ids=["redis", "rabbitmq", "postgres"],
 )
 def test_a_service_that_answers_as_it_should_is_there(check: Check, reply: bytes) -> None:
     with answering(reply) as port:
@@ -57,6 +61,7 @@ def test_a_service_that_answers_as_it_should_is_there(check: Check, reply: bytes
     ("check", "reply", "reason"),
     [
         (needs.missing_redis, b"-NOAUTH", "is not an open Redis"),
+        (needs.missing_rabbitmq, b"AMQP\x00\x00\x09\x01", "is not RabbitMQ"),
         (needs.missing_postgres, ASKING, "refuses database test"),
         (needs.missing_postgres, b"HTTP/1.1 400", "refuses database test"),
     ],
@@ -66,7 +71,7 @@ def test_a_service_that_answers_otherwise_is_missing(check: Check, reply: bytes,
         assert reason in (check("127.0.0.1", port) or "")
 
 
-@pytest.mark.parametrize("check", [needs.missing_redis, needs.missing_postgres])
+@pytest.mark.parametrize("check", [needs.missing_redis, needs.missing_rabbitmq, needs.missing_postgres])
 def test_a_service_that_does_not_listen_is_missing(check: Check) -> None:
     assert "refused" in (check("127.0.0.1", closed_port()) or "")
 

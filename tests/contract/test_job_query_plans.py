@@ -112,8 +112,8 @@ async def test_every_statement_uses_its_index(full: Kept) -> None:
     check(
         await plans(full, lambda c: add.add(c, [job], None)), "ix_fair_owner", "ix_fair_served", "ux_idem", "ux_dedupe"
     )
-    take = SqlDispatchable(full.database)._take
-    check(await plans(full, lambda c: c.execute(take, {"n": 200, "tasks": ["task-1"]}).all()), "ix_dispatch")
+    dispatchable = SqlDispatchable(full.database)
+    check(await plans(full, lambda c: dispatchable._take(c, 200, ["task-1"])), "ix_dispatch")
 
 
 async def test_deferred_jobs_do_not_slow_a_claim(full: Kept) -> None:

@@ -50,7 +50,13 @@ def audio(tmp_path: Path) -> Path:
 @pytest.fixture(params=["engine", "fake"])
 def model(request: pytest.FixtureRequest, decoder: AudioDecoder) -> Iterator[SpeechModel]:
     info = Model(speech_spec("ear:base")).loaded(
-        device="cpu", dtype="float32", quantization="int8", context_length=0, memory_bytes=1, load_time_ms=1
+        device="cpu",
+        dtype="float32",
+        quantization="int8",
+        context_length=0,
+        memory_bytes=1,
+        load_time_ms=1,
+        compute_type="int8_float32",
     )
     if request.param == "fake":
         yield FakeSpeechModel(info, SpeechScript())
@@ -61,7 +67,6 @@ def model(request: pytest.FixtureRequest, decoder: AudioDecoder) -> Iterator[Spe
         Abilities("ear:base", frozenset({"en", "de"}), translates=True),
         decoder,
         InferenceThread("speech contract"),
-        compute_type="int8_float32",
         options=EngineOptions(rows=4, window_seconds=9.0, batch_wait_seconds=0.0),
     )
     yield engine

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from application.job_ports import OnHint
+from application.job_ports import Holds, OnHint
 from domain.errors import DedupeConflict, IdempotencyMismatch, IngleError, JobNotFound
 from domain.fairness import first_tag, step_of
 from domain.job import Attempt, EventKind, Job, JobEvent, JobStatus
@@ -162,7 +162,7 @@ class InMemoryJobRepository:
     async def claim(self, claim: Claim) -> Sequence[Job]:
         """The best that are ready."""
         await self.sweep(Promote())
-        now, held = self.now(), await self.held()
+        now, held = self.now(), (await self.held()).profiles
         ready = [
             job
             for job in sorted(self.jobs.values(), key=lambda job: (-job.priority, job.fair_tag, job.seq))
@@ -371,10 +371,11 @@ class InMemoryJobRepository:
         """Replace them."""
         self._owners[rules.owner_service] = rules
 
-    async def held(self) -> Collection[str]:
+    async def held(self) -> Holds:
         """Paused, or held by a breaker."""
+        now = self.now()
         paused = {profile for profile, rules in self._rules.items() if rules.paused}
-        return paused | {profile for profile, (_, until) in self._breakers.items() if until > self.now()}
+        return Holds(now, paused | {profile for profile, (_, until) in self._breakers.items() if until > now})
 
     # -- one transition -------------------------------------------------------------------------------
 

@@ -78,11 +78,11 @@ class FakeModelLibrary:
 
     async def copy(self, source: str, destination: str) -> ModelSpec:
         """Put the spec on the list again, under another name."""
-        return await self._put(replace(self._own(source), id=destination))
+        return await self._put(replace(self._find(source), id=destination))
 
     async def create(self, wish: NewModel) -> ModelSpec:
         """Put the spec of the base on the list with another name and preset."""
-        base = self._own(wish.base)
+        base = self._find(wish.base)
         preset = inherited(wish.preset, base)
         return await self._put(replace(base, id=wish.name, preset=preset, licence=wish.licence or base.licence))
 

@@ -111,11 +111,12 @@ class ModelScript:
 class FakeModelRepository:
     """A ModelRepository whose memory is a number.
 
-    A load takes `size_bytes` of `memory_budget` from its beginning and raises InsufficientMemory when that is
-    more than is free, which also counts in `loads_over_budget`; `garbage_bytes` are held by nobody and come back with
-    `trim` and `reclaim`. The memory is one, whatever the device, and is called "memory" there. A model that is loaded
-    while it is already in memory, or unloaded while it is not, is a broken promise of the pool: AssertionError
-    at once, and an entry in `violations` in case that error is caught on its way to the test.
+    A load takes `size_bytes` of `memory_budget` from its beginning and raises InsufficientMemory when that is more than
+    there is room for, which also counts in `loads_over_budget`. `machine_bytes` is what the machine has, if that is
+    more; `garbage_bytes` are held by nobody and come back with `trim` and `reclaim`. The memory is one, whatever the
+    device, and is called `where`. A model that is loaded while it is already in memory, or unloaded while it is not,
+    is a broken promise of the pool: AssertionError at once, and an entry in `violations` in case that error is caught
+    on its way to the test.
     """
 
     def __init__(
@@ -128,12 +129,18 @@ class FakeModelRepository:
         self.specs = list(specs)
         self.aliases = dict(aliases or {})
         self.memory_budget = memory_budget
+        self.machine_bytes: int | None = None
         self.garbage_bytes = 0
+        self.where = "memory"
         self.devices = ("cpu", *(f"cuda:{index}" for index in range(gpus)))
         self.violations: list[str] = []
         self.loads: list[tuple[str, LoadOptions]] = []
         self.unloads: list[str] = []
+        self.parked: list[str] = []
         self.trims = 0
+        self.reclaims = 0
+        self.looks = 0
+        self._others = 0
         self.loads_over_budget = 0
         self.models: list[FakeLoadedModel] = []
         self._scripts: dict[str, ModelScript] = {}
@@ -144,6 +151,10 @@ class FakeModelRepository:
     def script(self, model_id: str) -> ModelScript:
         """How the model with that full name behaves, to be changed by the test."""
         return self._scripts.setdefault(model_id, ModelScript())
+
+    def others_hold(self, size: int) -> None:
+        """From now on so many bytes of the memory are other programs'."""
+        self._others = size
 
     @property
     def in_memory(self) -> set[str]:
@@ -194,7 +205,7 @@ class FakeModelRepository:
         device = self._device(options.device)
         if spec.id in self._held:
             self._violate(f"'{spec.id}' is loaded while it is in memory")
-        free = self.memory().available
+        free = self.budget(self.where).room
         if spec.size_bytes > free:
             self.loads_over_budget += 1
             raise InsufficientMemory(
@@ -218,10 +229,12 @@ class FakeModelRepository:
         self.models.append(model)
         return model
 
-    async def unload(self, model: LoadedModel) -> int:
+    async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Give the model's memory back."""
         assert isinstance(model, FakeLoadedModel)
         model_id = model.info.id
+        if park:
+            self.parked.append(model_id)
         script = self.script(model_id)
         if model_id not in self._held:
             self._violate(f"'{model_id}' is unloaded while it is not in memory")
@@ -238,15 +251,16 @@ class FakeModelRepository:
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """The size of its files, once the device is found to exist."""
         self._device(options.device)
-        return MemoryNeed("memory", spec.size_bytes)
+        return MemoryNeed(self.where, spec.size_bytes)
 
     def budget(self, device: str) -> MemoryBudget:
         """The whole memory; garbage counts as held."""
         held = sum(self._held.values()) + self.garbage_bytes
-        return MemoryBudget(device, self.memory_budget, held, self.memory_budget - held)
+        return MemoryBudget(device, self.memory_budget, held, self.memory_budget - held - self._others)
 
     async def reclaim(self, device: str) -> None:
         """Give back what nobody holds."""
+        self.reclaims += 1
         self.garbage_bytes = 0
 
     async def trim(self) -> Sequence[str]:
@@ -257,13 +271,15 @@ class FakeModelRepository:
 
     def memory(self) -> MemoryUsage:
         """The machine: what loads hold, and the garbage, count as used."""
+        self.looks += 1
         used = sum(self._held.values()) + self.garbage_bytes
+        total = self.machine_bytes or self.memory_budget
         gpus = tuple(GpuMemory(index, "Imaginary GPU", 24 * GIB, 0) for index in range(len(self.devices) - 1))
         return MemoryUsage(
             rss=IDLE_RSS + used,
             vms=4 * (IDLE_RSS + used),
-            total=self.memory_budget,
-            available=max(0, self.memory_budget - used),
+            total=total,
+            available=max(0, total - used - self._others),
             gpus=gpus,
         )
 
@@ -283,6 +299,8 @@ class FakeModelRepository:
             context_length=min(options.num_ctx or spec.context_length, spec.context_length),
             memory_bytes=spec.size_bytes,
             load_time_ms=LOAD_TIME_MS,
+            rungs=script.speech.rungs,
+            caveats=script.speech.caveats,
         )
         if spec.task is Task.TEXT:
             return FakeTextModel(info, script.text, self.violations)

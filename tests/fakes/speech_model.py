@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from domain.caveat import Caveat
 from domain.model import Model
+from domain.rung import Rung
 from domain.transcription import (
-    Caveat,
     DetectedLanguage,
     DetectionRequest,
     LanguageHeard,
@@ -41,7 +42,8 @@ class SpeechScript:
 
     `before_first` holds a request in the queue, `between` holds it before each segment but the first and
     before the transcript. `error` is raised before segment number `error_after`, or before the transcript
-    when there are not so many. No segments means silence. `queue` is what `queue` tells.
+    when there are not so many. No segments means silence. `queue` is what `queue` tells; `rungs` and `caveats` are
+    those of the next load.
     """
 
     segments: Sequence[Segment] = (segment(0, " Hello world."), segment(1, " How are you?"))
@@ -54,6 +56,8 @@ class SpeechScript:
     error: Exception | None = None
     error_after: int = 0
     queue: SpeechQueue = field(default_factory=SpeechQueue)
+    rungs: tuple[Rung, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,5 +146,5 @@ class FakeSpeechModel(FakeLoadedModel):
             processing_time=seconds,
             device=self.info.device,
             compute_type=self.info.quantization,
-            warnings=tuple(self.script.warnings),
+            warnings=(*self.info.caveats, *self.script.warnings),
         )

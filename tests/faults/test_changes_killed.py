@@ -1,6 +1,8 @@
 """Deleting, copying and making models, stopped at any moment: the store reads well, and nothing is half there."""
 
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,13 @@ from tests.faults.dying import NO_ROOM, Work, changing, copy, create, pull, remo
 from tests.models.pulling import BOXED, GGUF, PAIRED, everything_below, open_store, unheard
 
 LATER = 3 * 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def _without_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whoever reads the folder afterwards finds nothing to warn of."""
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def names(store: ModelStore) -> set[str]:
@@ -53,6 +62,8 @@ def test_a_change_killed_before_any_change_of_the_disk_has_happened_or_not(
         if names(store) == {BOXED} != after:
             work(store, BOXED)
         assert names(store) == after
+        check_whole(store)
+        store.sweep()
         check_whole(store)
         sweep(Layout(root), (), now=root.stat().st_mtime + LATER)
         left = {Path(path).parts[1] for path in everything_below(root)}

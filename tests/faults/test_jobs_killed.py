@@ -102,13 +102,18 @@ def test_what_a_killed_server_acknowledged_is_there_and_is_done_once(tmp_path: P
     settings = {"INGLE_DATABASE_URL": database, "INGLE_JOBS_EXECUTOR": "none", **QUICK}
     body = {"owner_service": "load", "task_type": "call_analysis", "model_profile": "other", "input": {"n": 1}}
     acknowledged: list[str] = []
+    # Also of those whose answer never came: they may have been stored or not.
+    keys: list[str] = []
     completed: Counter[str] = Counter()
 
     def submit(url: str) -> None:
         client = httpx2.Client(base_url=url, trust_env=False, timeout=10)
         with client, contextlib.suppress(httpx2.HTTPError):
             while True:
-                acknowledged.append(client.post("/api/v1/jobs", json=body).json()["id"])
+                key = uuid.uuid4().hex
+                keys.append(key)
+                asked = client.post("/api/v1/jobs", json=body, headers={"idempotency-key": key})
+                acknowledged.append(asked.json()["id"])
 
     def work(client: httpx2.Client) -> bool:
         jobs = client.post("/api/v1/jobs/claim", json={"worker_id": "w", "limit": 20}).json()["jobs"]
@@ -136,6 +141,11 @@ def test_what_a_killed_server_acknowledged_is_there_and_is_done_once(tmp_path: P
         for thread in threads:
             thread.join(30)
     with serving(tmp_path, **settings) as server, client_of(server) as client:
+        # Whoever heard nothing asks again, and has one job for each key in all.
+        for key in keys:
+            assert client.post("/api/v1/jobs", json=body, headers={"idempotency-key": key}).status_code in (200, 201)
+        counts = client.get("/api/v1/stats", params={"owner_service": "load"}).json()["jobs"]
+        assert sum(counts.values()) == len(keys)
 
         def all_done() -> bool:
             work(client)

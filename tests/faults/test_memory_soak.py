@@ -130,6 +130,10 @@ async def test_four_models_share_memory_for_two(server: Server, client: httpx2.A
 
         await client.post("/unload-model", json={"model_id": "all"})
         after = watch.now()
+        print(  # noqa: T201 — the figures of a soak, with -s
+            f"{sum(served.values())} answers {dict(served)}; start {before / MB:.0f} MB, "
+            f"peak {watch.peak / MB:.0f} MB of {BUDGET / MB:.0f} MB, all unloaded {after / MB:.0f} MB"
+        )
         assert after - before < 200 * MB, f"{(after - before) / MB:.0f} MB stayed behind: {served}"
 
 
@@ -145,4 +149,5 @@ async def test_loading_and_unloading_again_and_again_leaks_nothing(server: Serve
             sizes.append(process.memory_info().rss)
         # The first ones bring in what stays: libraries, vocabularies, the allocators' arenas.
         growth = sizes[-1] - sizes[2]
+        print(f"{CYCLES} loads: {sizes[2] / MB:.0f} MB before, {sizes[-1] / MB:.0f} MB after")  # noqa: T201
         assert growth < 50 * MB, f"{growth / MB:.1f} MB more after {CYCLES} loads: {[size // MB for size in sizes]}"

@@ -1,5 +1,6 @@
 """A pull that is killed at any moment leaves a store that reads well, and a later pull completes it."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_pull_killed_while_it_downloads_is_continued_by_the_next(
 
 @pytest.mark.parametrize("name", [PAIRED, HUB_ONLY])
 def test_a_pull_killed_before_any_change_of_the_disk_can_be_done_again(
-    disk: Path, registry: Registry, catalog: Catalog, name: str
+    disk: Path, registry: Registry, catalog: Catalog, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     moment, completed = 0, False
     while not completed:
@@ -59,12 +60,14 @@ def test_a_pull_killed_before_any_change_of_the_disk_can_be_done_again(
             process.join(20)
             completed = process.exitcode == 0
         store = open_store(root, registry, catalog)
+        store.sweep()
         for model in store.installed():
             store.verify(model)
         model = store.pull(name, unheard)
         store.verify(model)
         names = {Path(path).parts[1] for path in everything_below(root)}
         assert names == {"manifests", "artefacts", "verified"}, f"moment {moment} leaves {names}"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert moment > 12, "so many steps change the disk at least"
 
 

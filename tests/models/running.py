@@ -11,6 +11,7 @@ from models.text import weights
 from models.text.block_manager import BlockManager
 from models.text.execution import block_size_for, runner_for
 from models.text.kv_cache import KVCache
+from models.text.loader import heads_of
 from models.text.lookup import Lookup
 from models.text.sampler import Sampler
 from models.text.scheduler import Limits, Scheduler
@@ -22,7 +23,12 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 def load_tiny(
-    directory: Path, *, int8: bool = False, native: bool = False, converted: Path | None = None
+    directory: Path,
+    *,
+    int8: bool = False,
+    native: bool = False,
+    converted: Path | None = None,
+    device: torch.device = CPU,
 ) -> LoadedWeights:
     """A model from `directory`, in float32, or with int8 products in the native kernels or without them."""
     target = converted or directory.parent / "converted"
@@ -31,7 +37,7 @@ def load_tiny(
         WeightFormat.SAFETENSORS,
         lambda layout: target / layout,
         Precision(int8, torch.float32),
-        CPU,
+        device,
         lambda _: None,
         native=native,
     )
@@ -41,7 +47,13 @@ class Bench:
     """A model with its cache, and one way to run prompts to their ends."""
 
     def __init__(
-        self, loaded: LoadedWeights, *, blocks: int = 64, block_size: int = 8, limits: Limits | None = None
+        self,
+        loaded: LoadedWeights,
+        *,
+        blocks: int = 64,
+        block_size: int = 8,
+        limits: Limits | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """The native kernels keep a block size and a dtype of the cache of their own."""
         config, native = loaded.config, loaded.layers == "native"
@@ -51,13 +63,12 @@ class Bench:
             config.num_hidden_layers,
             blocks,
             block_size,
-            config.num_key_value_heads,
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            *heads_of(config),
             dtype=torch.bfloat16 if native else torch.float32,
-            device=CPU,
+            device=device,
         )
         self.scheduler = Scheduler(BlockManager(blocks, block_size), limits)
-        self.runner = runner_for(loaded, cache, CPU, limits=limits, context=blocks * block_size, threads=2)
+        self.runner = runner_for(loaded, cache, device, limits=limits, context=blocks * block_size, threads=2)
         self.sampler = Sampler()
         self.largest_step = 0
 

@@ -117,6 +117,6 @@ class ScriptedEars:
         """Of code points."""
         return "".join(map(chr, tokens))
 
-    def close(self) -> None:
+    def close(self, *, to_host: bool = False) -> None:
         """Remember it."""
         self.is_closed = True

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from domain.generation import GenerationRequest, SamplingParams, TextChunk
-from domain.model import ModelSpec, Task, WeightFormat
-from domain.prompt import Chat, Continuation, RawText
+from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
+from domain.prompt import Prompt, RawText
 from models.inference_thread import InferenceThread
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions, load_text
+from models.text.placement import place_text
 from models.text.scheduler import Limits, Step
 from models.text.weights import Precision
 
@@ -54,18 +55,26 @@ def talking(
     max_waiting: int = 4,
     cache_bytes: int = 1 << 22,
     int8: bool = False,
+    device: str = "cpu",
+    num_ctx: int = 0,
     speculation: bool = True,
 ) -> Iterator[TextEngine]:
-    """An engine over the model in `directory`, on a thread of its own; in float32, unless its products are `int8`."""
+    """An engine over the model in `directory`, on a thread of its own; in float32, unless its products are `int8`.
+
+    On a GPU in what the GPU is thought to be best at.
+    """
+    precision = Precision(int8, torch.float32)
+    if device != "cpu":
+        precision = place_text(LoadOptions(device=device)).precision
     thread = InferenceThread("test")
     yield load_text(
         SPEC,
         directory,
         lambda layout: directory.parent / layout,
-        device=torch.device("cpu"),
-        precision=Precision(int8, torch.float32),
+        device=torch.device(device),
+        precision=precision,
         quantization="int8" if int8 else "none",
-        num_ctx=0,
+        num_ctx=num_ctx,
         cache_bytes=cache_bytes,
         options=EngineOptions(limits, max_waiting=max_waiting, speculation=speculation),
         threads=2,
@@ -82,7 +91,7 @@ def gated(engine: TextEngine) -> Gate:
     return gate
 
 
-def ask(max_tokens: int = 8, prompt: RawText | Chat | Continuation = PROMPT, **sampling: Any) -> GenerationRequest:
+def ask(max_tokens: int = 8, prompt: Prompt = PROMPT, **sampling: Any) -> GenerationRequest:
     """A request for exactly `max_tokens` tokens, greedy unless `sampling` says otherwise."""
     options: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, "max_tokens": max_tokens, **sampling}
     return GenerationRequest(prompt, SamplingParams(**options))

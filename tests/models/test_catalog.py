@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from domain.model import Task, WeightFormat, is_valid_name
+from domain.model import LoadOptions, Task, WeightFormat, is_valid_name
 from models.catalog import Catalog, HubMirror, IndexMirror, hub_entry, is_model_file
 
 
@@ -124,9 +124,20 @@ def test_a_sound_catalogue_is_read() -> None:
     assert Catalog.parse({"model": [_model()]}).get("A:1") is not None
 
 
+def test_how_a_model_runs_best_may_stand_in_the_catalogue() -> None:
+    entry = Catalog.parse({"model": [_model(load={"quantization": "none", "num_parallel": 4, "threads": 1})]}).get(
+        "a:1"
+    )
+    assert entry is not None
+    assert entry.spec.residence.options == LoadOptions(quantization="none", num_parallel=4, threads=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"load": {"threads": -1}}, "threads must be between 0 and 1024"),
+        ({"load": {"quantization": "int3"}}, "quantization must be one of"),
+        ({"load": {"speed": "high"}}, "speed"),
         ({"name": "../a"}, "is not a model name"),
         ({"task": "poetry"}, "'poetry' is not a valid Task"),
         ({"artefact": []}, "there is no artefact"),

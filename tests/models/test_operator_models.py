@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.errors import ModelNotFound
-from domain.model import LoadOptions, Residence
+from domain.model import LoadOptions, ModelSpec, Residence, Task, WeightFormat
 from domain.preset import Preset
 from models.catalog import Catalog
 from models.operator_models import OperatorModels
@@ -88,6 +88,7 @@ def test_how_a_model_is_wanted_reaches_its_spec_and_those_made_from_it(
         device = "cpu"
         context_length = 4096
         num_parallel = 4
+        threads = 1
         keep_alive = -1
         pinned = true
         preload = true
@@ -99,12 +100,22 @@ def test_how_a_model_is_wanted_reaches_its_spec_and_those_made_from_it(
         """,
     )
     spec = store.pull(BOXED, unheard).spec
-    assert spec.residence == Residence(LoadOptions("cpu", "bfloat16", "none", 4096, 4), math.inf, True, True)
+    assert spec.residence == Residence(LoadOptions("cpu", "bfloat16", "none", 4096, 4, 1), math.inf, True, True)
     parameters = (("num_predict", -1), ("stop", ("END",)), ("temperature", 0.0))
     assert spec.preset == Preset(system="Be brief.", parameters=parameters)
     twin = store.copy(BOXED, "twin").spec
     assert twin.residence == spec.residence
     assert twin.preset.system == "Be brief."
+
+
+def test_what_the_operator_leaves_open_is_as_the_catalogue_has_it(catalog: Catalog) -> None:
+    spec = ModelSpec(
+        "a:1", "A", Task.TEXT, WeightFormat.GGUF, residence=Residence(LoadOptions(dtype="float32", threads=3))
+    )
+    wish = OperatorModels.parse({"model": [{"name": "a:1", "threads": 1, "num_parallel": 2}]})
+    assert wish.applied_to(spec).residence == Residence(LoadOptions(dtype="float32", num_parallel=2, threads=1))
+    other = ModelSpec("b:1", "B", Task.TEXT, WeightFormat.GGUF, residence=spec.residence)
+    assert wish.applied_to(other).residence == spec.residence
 
 
 def test_an_added_model_takes_the_place_of_one_of_the_catalogue(catalog: Catalog) -> None:
@@ -126,7 +137,7 @@ def test_provider_tables_are_handed_on_as_they_stand() -> None:
         ("[model]\nname = 'a'", r"'model' must be written as \[\[model\]\]"),
         ("[[model]]\nname = '../x'", "name must be a model's name"),
         ("[[model]]", "name must be a model's name"),
-        ("[[model]]\nname = 'a'\nthreads = 4", "model 'a', threads: is not known"),
+        ("[[model]]\nname = 'a'\nspeed = 4", "model 'a', speed: is not known"),
         ("[[model]]\nname = 'a'\n[[model]]\nname = 'A'", "the name 'a' is given twice"),
         ("[[model]]\nname = 'a'\n[[model]]\nname = 'b'\naliases = ['a']", "the name 'a' is given twice"),
         ("[[model]]\nname = 'a'\naliases = 'b'", "aliases: must be a list of texts"),
@@ -140,6 +151,7 @@ def test_provider_tables_are_handed_on_as_they_stand() -> None:
         ("[[model]]\nname = 'a'\ncontext_length = -1", "context_length: num_ctx must be between"),
         ("[[model]]\nname = 'a'\ncontext_length = true", "context_length: must be a whole number"),
         ("[[model]]\nname = 'a'\nnum_parallel = 5000", "num_parallel: num_parallel must be between"),
+        ("[[model]]\nname = 'a'\nthreads = -1", "threads: threads must be between"),
         ("[[model]]\nname = 'a'\nkeep_alive = 'soon'", "keep_alive: "),
         ("[[model]]\nname = 'a'\npinned = 'yes'", "pinned: must be true or false"),
         ("[[model]]\nname = 'a'\nsystem = 1", "system: must be a text"),

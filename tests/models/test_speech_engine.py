@@ -13,6 +13,7 @@ import numpy.typing as npt
 import psutil
 import pytest
 
+from domain.caveat import Caveat
 from domain.cue_options import CueOptions
 from domain.errors import (
     AudioRefused,
@@ -28,7 +29,6 @@ from domain.errors import (
 from domain.listening import DecodingOptions, GuardOptions, VadOptions
 from domain.model import Model, ModelSpec, Task, WeightFormat
 from domain.transcription import (
-    Caveat,
     Channel,
     DetectionRequest,
     LanguageHeard,
@@ -78,15 +78,20 @@ class Stage:
         self.thread = InferenceThread("speech test")
         self.engine = WhisperEngine(
             Model(SPEC).loaded(
-                device="cpu", dtype="float32", quantization="int8", context_length=0, memory_bytes=1, load_time_ms=1
+                device="cpu",
+                dtype="float32",
+                quantization="int8",
+                context_length=0,
+                memory_bytes=1,
+                load_time_ms=1,
+                compute_type="int8_float32",
+                caveats=caveats,
             ),
             self.ears,
             Abilities("ear:base", frozenset(languages.split()), translates=False),
             self.decoder,
             self.thread,
-            compute_type="int8_float32",
             options=options,
-            caveats=caveats,
         )
 
     def upload(self, data: bytes) -> Path:
@@ -487,6 +492,12 @@ async def test_what_the_model_cannot_do_fails_before_the_audio_is_read(stage: St
     for request in (TranscriptionRequest(task=SpeechTask.TRANSLATE), TranscriptionRequest(language="fr")):
         with pytest.raises(UnsupportedCapability):
             await anext(stage.engine.transcribe(stage.upload(b"text"), request))
+
+
+async def test_sizes_that_nobody_has_decided_are_refused_at_once(tmp_path: Path, decoder: AudioDecoder) -> None:
+    for options in (EngineOptions(), EngineOptions(rows=4), EngineOptions(window_seconds=9.0)):
+        with pytest.raises(ValueError, match=r"EngineOptions\.on"):
+            Stage(tmp_path, decoder, options)
 
 
 async def test_more_requests_than_may_wait_are_refused(tmp_path: Path, decoder: AudioDecoder) -> None:

@@ -1,16 +1,21 @@
 """What is refused before or while weights are read. No weights are needed."""
 
+import itertools
 import json
+from collections.abc import Mapping
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 
 from domain.errors import ModelLoadFailed, UnsupportedCapability
 from domain.model import ModelSpec, Task, WeightFormat
+from domain.rung import RungVerdict
 from domain.transcription import SpeechTask, TranscriptionRequest
 from models.speech.abilities import Abilities
 from models.speech.decoder import AudioDecoder
-from models.speech.loader import NoRungLeft, check_directory, first_that_works, ladder, load_whisper
+from models.speech.ladder import Climbed, NoRungLeft, first_that_works, ladder
+from models.speech.loader import DeviceFailed, check_directory, load_whisper, preload_cublas
 from models.speech.self_test import edits, what_is_wrong
 from tests.models.scripted_ears import ScriptedEars, said
 
@@ -138,36 +143,68 @@ def test_an_english_checkpoint_detects_nothing_and_refuses_french() -> None:
 # -- rungs ----------------------------------------------------------------------------------------------
 
 
-def test_a_compute_type_that_gives_empty_texts_is_skipped() -> None:
-    texts = {"float16": "", "int8_float16": " And so on, and on.", "float32": f" {KENNEDY}"}
-    tried: list[str] = []
+def climb(texts: Mapping[str, str | Exception], dropped: list[ScriptedEars] | None = None) -> Climbed[ScriptedEars]:
+    """Over compute types in which the self-test's clip says what `texts` has."""
 
     def load(rung: str) -> ScriptedEars:
-        tried.append(rung)
-        return ScriptedEars(answer=lambda asked: said(texts[rung], asked.seconds))
+        outcome = texts[rung]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return ScriptedEars(answer=lambda asked: said(outcome, asked.seconds))
 
-    ears = first_that_works(list(texts), load, what_is_wrong)
-    assert tried == ["float16", "int8_float16", "float32"]
-    assert what_is_wrong(ears) is None
+    ticks = itertools.count()
+    kept = [] if dropped is None else dropped
+    return first_that_works("cuda:0", list(texts), load, what_is_wrong, kept.append, lambda: float(next(ticks)))
+
+
+def test_a_compute_type_that_gives_empty_texts_is_skipped_and_told() -> None:
+    dropped: list[ScriptedEars] = []
+    climbed = climb(
+        {"float16": "", "int8_float16": " And so on, and on.", "float32": f" {KENNEDY}", "int8": KENNEDY}, dropped
+    )
+    assert what_is_wrong(climbed.loaded) is None
+    assert [(rung.compute_type, rung.verdict, rung.seconds) for rung in climbed.rungs] == [
+        ("float16", RungVerdict.REJECTED, 1.0),
+        ("int8_float16", RungVerdict.REJECTED, 1.0),
+        ("float32", RungVerdict.USED, 1.0),
+    ]
+    assert [rung.reason for rung in climbed.rungs] == ["its text is empty", "it gets 91% of the words wrong", ""]
+    assert len(dropped) == 2
     with pytest.raises(NoRungLeft, match="its text is empty") as refusal:
-        first_that_works(["float16"], load, what_is_wrong)
+        climb({"float16": ""})
     assert not refusal.value.out_of_memory
 
 
 def test_a_compute_type_that_does_not_fit_is_skipped_and_other_failures_are_told() -> None:
-    def load(rung: str) -> str:
-        if rung == "float32":
-            raise RuntimeError("CUDA failed with error out of memory")
-        if rung == "int16":
-            raise RuntimeError("Unable to open file")
-        return rung
-
-    assert first_that_works(["float32", "int8"], load, lambda loaded: None) == "int8"
+    full = RuntimeError("CUDA failed with error out of memory")
+    climbed = climb({"float32": full, "int8": KENNEDY})
+    assert [rung.verdict for rung in climbed.rungs] == [RungVerdict.NO_MEMORY, RungVerdict.USED]
     with pytest.raises(NoRungLeft) as refusal:
-        first_that_works(["float32"], load, lambda loaded: None)
+        climb({"float32": MemoryError()})
     assert refusal.value.out_of_memory
     with pytest.raises(RuntimeError, match="Unable to open"):
-        first_that_works(["float32", "int16", "int8"], load, lambda loaded: None)
+        climb({"float32": full, "int16": RuntimeError("Unable to open file"), "int8": KENNEDY})
+
+
+def test_a_compute_type_that_the_device_offers_without_kernels_is_skipped() -> None:
+    def check(loaded: str) -> str | None:
+        if loaded == "int8":
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return None
+
+    climbed = first_that_works("cuda:0", ["int8", "float32"], str, check, lambda _loaded: None)
+    assert [(rung.verdict, rung.reason) for rung in climbed.rungs] == [
+        (RungVerdict.REJECTED, "CUBLAS_STATUS_NOT_SUPPORTED"), (RungVerdict.USED, ""),
+    ]  # fmt: skip
+
+
+def test_a_library_that_is_missing_is_named_with_what_to_do() -> None:
+    if find_library("cublas"):
+        pytest.skip("this machine has the library")
+    with pytest.raises(
+        DeviceFailed, match=r"libcublas\.so\.12 is not here\. Install it with: pip install ingle\[cuda\]"
+    ):
+        preload_cublas("ear:base")
 
 
 def test_the_fewest_edits_are_counted() -> None:

@@ -19,6 +19,7 @@ from benchmarks.spoken import CLIPS, joined, plain
 from domain.cue_options import CueOptions
 from domain.errors import ModelLoadFailed, UnsupportedCapability
 from domain.listening import DecodingOptions, VadOptions
+from domain.rung import RungVerdict
 from domain.subtitles import SubtitleFormat, render
 from domain.transcription import (
     DetectionRequest,
@@ -257,6 +258,10 @@ async def test_a_compute_type_that_the_device_lacks_is_replaced_and_said_so(
     transcript = await transcribe(engine, clip(audio_dir, "0880"), TranscriptionRequest(language="en"))
     assert [caveat.code for caveat in transcript.warnings] == ["compute_type_changed"]
     assert transcript.compute_type == "int8_float32"
+    assert [caveat.code for caveat in engine.info.caveats] == ["compute_type_changed"]
+    assert [(rung.device, rung.compute_type, rung.verdict) for rung in engine.info.rungs] == [
+        ("cpu", "int8", RungVerdict.USED)
+    ]
     # An English checkpoint is one by its name.
     with pytest.raises(UnsupportedCapability):
         await transcribe(engine, audio_dir / "jfk.wav", TranscriptionRequest(task=SpeechTask.TRANSLATE))

@@ -102,6 +102,31 @@ def test_artefacts_and_copies_that_no_model_uses_go_after_a_day(
     assert model.files[0].path.exists()
 
 
+def test_the_next_start_sweeps_and_makes_no_folder_where_there_is_none(
+    tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    store = open_store(tmp_path, registry, catalog)
+    store.sweep()
+    assert list(tmp_path.iterdir()) == []
+    store.pull(BOXED, unheard)
+    half = tmp_path / ".ingle" / "converted" / f".{'4' * 64}-v1"
+    _put(half)
+    store.sweep()
+    assert half.exists(), "somebody may be at work on it"
+    store.verify(store.find(BOXED))
+
+
+def test_half_a_conversion_goes_after_a_day(
+    layout: Layout, tmp_path: Path, registry: Registry, catalog: Catalog
+) -> None:
+    model = open_store(tmp_path, registry, catalog).pull(BOXED, unheard)
+    half = _put(layout.converted / f".{model.digest}-v1")
+    sweep(layout, (), now=time.time() + DAY / 2)
+    assert half.exists()
+    sweep(layout, (), now=time.time() + 2 * DAY)
+    assert not half.exists()
+
+
 def test_nothing_is_swept_while_a_manifest_cannot_be_read(layout: Layout) -> None:
     orphan = _put(layout.artefacts / ("3" * 64))
     layout.manifests.mkdir(parents=True)

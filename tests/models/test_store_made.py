@@ -143,15 +143,73 @@ def test_an_unknown_base_or_source_is_not_the_catch_all(store: ModelStore) -> No
     assert [model.spec.id for model in store.installed()] == [BOXED]
 
 
-def test_a_placed_model_is_not_copied(tmp_path: Path, store: ModelStore) -> None:
-    (tmp_path / "placed").mkdir()
-    (tmp_path / "placed" / "model.bin").write_bytes(b"weights")
-    (tmp_path / "placed" / "vocabulary.txt").write_text("a")
-    (tmp_path / "placed" / "config.json").write_text('{"lang_ids": []}')
-    with pytest.raises(InvalidRequest, match="cannot be copied"):
-        store.copy("placed", "twin")
+@pytest.fixture
+def placed(tmp_path: Path, store: ModelStore) -> Path:
+    """A model that a person put into the folder of `store`."""
+    folder = tmp_path / "placed"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights")
+    (folder / "vocabulary.txt").write_text("a")
+    (folder / "config.json").write_text('{"lang_ids": []}')
+    return folder
+
+
+def test_a_copy_of_a_placed_model_is_what_lies_there(placed: Path, store: ModelStore) -> None:
+    copy = store.copy("placed", "twin")
+    base = store.find("placed")
+    assert (copy.spec.id, copy.made_from, copy.is_placed) == ("twin", "placed", False)
+    assert (copy.files, copy.digest, copy.spec.digest) == (base.files, base.digest, base.spec.digest)
+    (placed / "model.bin").write_bytes(b"better weights")
+    followed = store.find("twin")
+    assert followed.files == store.find("placed").files != copy.files
+    assert followed.digest == store.find("placed").digest != copy.digest
+    store.verify(followed)
     with pytest.raises(ModelExists):
         store.copy(BOXED, "placed")
+
+
+def test_a_model_made_of_a_placed_one_has_a_preset_and_a_restart_behind_it(
+    tmp_path: Path, registry: Registry, catalog: Catalog, placed: Path, store: ModelStore
+) -> None:
+    store.create(NewModel("pirate", "placed", PIRATE, licence="be kind"))
+    store.create(NewModel("quiet", "pirate", Preset(parameters=(("temperature", 0.0),))))
+    again = open_store(tmp_path, registry, catalog)
+    quiet = again.find("quiet")
+    assert quiet.spec.preset.system == PIRATE.system
+    assert quiet.spec.licence == "be kind"
+    assert quiet.made_from == "placed"
+    assert quiet.spec.digest != again.find("placed").spec.digest
+    assert quiet.directory == placed
+
+
+def test_what_was_made_of_a_placed_model_goes_without_its_files_and_its_copies(placed: Path, store: ModelStore) -> None:
+    converted = store.converted_dir(store.find("placed"), "v1")
+    converted.mkdir(parents=True)
+    store.copy("placed", "twin")
+    store.remove("twin")
+    assert (placed / "model.bin").is_file()
+    assert converted.is_dir()
+    assert store.find("placed").is_placed
+    with pytest.raises(InvalidRequest, match="by hand: remove it there"):
+        store.remove("placed")
+
+
+def test_what_was_made_of_a_model_that_is_gone_says_so_and_can_be_deleted(placed: Path, store: ModelStore) -> None:
+    store.copy("placed", "twin")
+    elsewhere = placed.rename(placed.parent / "moved")
+    twin = store.find("twin")
+    reason = "'placed', which it was made from, is no longer in the models folder"
+    with pytest.raises(ModelLoadFailed, match=f"{reason}: put it back there, or delete 'twin'"):
+        store.verify(twin)
+    with pytest.raises(ModelLoadFailed, match=reason):
+        store.copy("twin", "triplet")
+    with pytest.raises(DownloadFailed, match=reason):
+        store.pull("twin", unheard)
+    elsewhere.rename(placed)
+    store.verify(store.find("twin"))
+    placed.rename(elsewhere)
+    store.remove("twin")
+    assert "twin" not in [model.spec.id for model in store.installed()]
 
 
 def test_a_base_whose_files_are_damaged_is_refused(store: ModelStore) -> None:

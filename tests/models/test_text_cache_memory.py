@@ -1,6 +1,7 @@
 """A cache of keys and values that takes memory as it needs it, and gives back what is idle."""
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from domain.errors import Overloaded
 from domain.generation import SamplingParams
 from domain.prompt import RawText
 from models.text.cache_memory import CacheMemory, CacheUse
+from models.text.engine import TextEngine
 from models.text.kv_cache import KVCache
 from models.text.scheduler import Limits, Scheduler
 from models.text.sequence import Sequence
@@ -29,6 +31,8 @@ class Purse:
     def __init__(self, size: int) -> None:
         self.size = size
         self.asked = 0
+        self.lacked: list[int] = []
+        self.is_heard = False
         self.watched: weakref.WeakSet[CacheMemory] = weakref.WeakSet()
 
     def watch(self, cache: CacheMemory) -> None:
@@ -41,6 +45,10 @@ class Purse:
         self.size -= size
         take()
         return True
+
+    def lacks(self, size: int) -> bool:
+        self.lacked.append(size)
+        return self.is_heard
 
 
 def rows(blocks: int) -> KVCache:
@@ -93,6 +101,22 @@ def test_room_that_is_too_small_for_a_slab_is_enough_for_what_is_missing() -> No
     memory = CacheMemory(cache, promised_tokens=10 * BLOCK, wanted_tokens=0, budget=purse)
     assert memory.blocks.has_free(12)
     assert memory.blocks.num_granted == 12
+
+
+def test_a_wish_that_is_refused_is_told_and_waits_only_if_somebody_hears_it() -> None:
+    cache = rows(100)
+    purse = Purse(0)
+    memory = CacheMemory(cache, promised_tokens=10 * BLOCK, wanted_tokens=50 * BLOCK, budget=purse)
+    assert purse.lacked == [], "nobody leaves for what is only convenient"
+    assert not memory.blocks.has_free(12)
+    assert purse.lacked == [32 * cache.block_bytes], "a slab, so that it need not ask again soon"
+    assert not memory.awaits_more
+    purse.is_heard = True
+    assert not memory.blocks.has_free(12)
+    assert memory.awaits_more
+    purse.size = 1 << 30
+    assert memory.blocks.has_free(12)
+    assert not memory.awaits_more
 
 
 def test_untouched_blocks_are_counted_until_somebody_uses_them() -> None:
@@ -158,6 +182,36 @@ def test_who_can_get_no_block_while_nobody_runs_is_named() -> None:
     scheduler.add(short)
     assert scheduler.schedule().work
     assert scheduler.stranded is None
+
+
+class Scarce:
+    """Holds back all but two of an engine's blocks until there is room."""
+
+    def __init__(self, engine: TextEngine) -> None:
+        self.blocks = engine._answering.scheduler.blocks
+        self.has_room = False
+        self.asked_first = threading.Event()
+        self.blocks._withheld, self.blocks._ask = sorted(self.blocks._free)[2:], self.ask
+        self.blocks._free = type(self.blocks._free).fromkeys(range(2))
+        engine._answering._awaits_memory = lambda: True
+
+    def ask(self, missing: int) -> int:
+        self.asked_first.set()
+        return missing if self.has_room else 0
+
+
+async def test_a_text_that_finds_no_memory_waits_without_work_until_room_was_made_for_it(tmp_path: Path) -> None:
+    with talking(save_tiny(tmp_path / "model", talks=True)) as engine:
+        alone = await collect_all(engine.generate(ask(4, RawText("x" * 200))))
+        await engine.give_back_cache()
+        scarce = Scarce(engine)
+        answer = asyncio.create_task(collect_all(engine.generate(ask(4, RawText("x" * 200)))))
+        assert await asyncio.to_thread(scarce.asked_first.wait, 20)
+        assert not await engine._thread.submit(engine.step), "it has the thread sleep"
+        assert not answer.done()
+        scarce.has_room = True
+        engine._thread.wake()
+        assert await answer == alone
 
 
 async def test_a_text_that_finds_no_memory_fails_alone_and_may_be_tried_again(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from domain.generation import SamplingParams
-from models.text.scheduler import Limits
 from tests.models.running import Bench, load_tiny
 from tests.models.tiny import FAMILIES, save_tiny, tiny_model
 
@@ -33,44 +31,6 @@ def test_greedy_text_equals_that_of_transformers(family: str, tmp_path: Path) ->
         options = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         generated = generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0, len(ids) :]
         assert Bench(loaded).run([Bench(loaded).sequence(ids, 40)]) == [generated.tolist()]
-
-
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_request_gets_the_same_tokens_alone_and_in_company(int8: bool, tmp_path: Path) -> None:
-    model = load_tiny(save_tiny(tmp_path / "model"), int8=int8)
-    seeded = SamplingParams(temperature=0.9, top_p=0.95, seed=5)
-    alone = [Bench(model).run([Bench(model).sequence(ids, 24, seeded)])[0] for ids in PROMPTS]
-    bench = Bench(model, blocks=256)
-    assert bench.run([bench.sequence(ids, 24, seeded) for ids in PROMPTS]) == alone
-    assert bench.largest_step >= 5
-
-
-def test_a_preempted_sequence_goes_on_where_it_was(tmp_path: Path) -> None:
-    model = load_tiny(save_tiny(tmp_path / "model"))
-    alone = [Bench(model).run([Bench(model).sequence(ids, 40)])[0] for ids in PROMPTS[:4]]
-    tight = Bench(model, blocks=24, limits=Limits(chunk=32, max_prefill_tokens=64))
-    assert tight.run([tight.sequence(ids, 40) for ids in PROMPTS[:4]]) == alone
-    assert tight.scheduler.preemptions > 0
-
-
-def test_a_shared_prefix_is_not_computed_again_and_changes_nothing(tmp_path: Path) -> None:
-    model = load_tiny(save_tiny(tmp_path / "model"))
-    prefix = PROMPTS[5]
-    fresh = Bench(model).run([Bench(model).sequence([*prefix, 9, 9], 20)])
-    bench = Bench(model)
-    bench.run([bench.sequence([*prefix, 8], 4)])
-    second = bench.sequence([*prefix, 9, 9], 20)
-    assert bench.run([second]) == fresh
-    assert second.cached == len(prefix) // 8 * 8
-
-
-def test_scattered_blocks_hold_the_same_text_as_blocks_in_a_row(tmp_path: Path) -> None:
-    model = load_tiny(save_tiny(tmp_path / "model"))
-    expected = Bench(model).run([Bench(model).sequence(PROMPTS[3], 20)])
-    bench = Bench(model)
-    # Two sequences grow in turns, so neither finds its next block beside its last one.
-    both = bench.run([bench.sequence(PROMPTS[3], 20), bench.sequence(PROMPTS[1], 60)])
-    assert both[0] == expected[0]
 
 
 def test_int8_products_stay_close_to_the_weights_they_come_from(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from domain.errors import GenerationFailed
 from domain.generation import SamplingParams
-from models.text.sampler import Sampler, Samples
+from models.text.sampler import Sampler, Samples, _penalized
 from models.text.sequence import Sequence
 
 # Probabilities of ten tokens; the logits are their logarithms.
@@ -75,6 +75,30 @@ def test_a_bias_moves_the_logit_by_what_it_says() -> None:
     assert sample(LOGITS[None], one(logit_bias=((9, 4.2),), **greedy)).tokens == [9]
     assert sample(LOGITS[None], one(logit_bias=((0, -100.0), (1, -100.0)), **greedy)).tokens == [2]
     assert sample(LOGITS[None], one(logit_bias=((9, 4.2), (10, 100.0)), **greedy)).tokens == [9]
+
+
+def penalized(ids: list[int], written: list[int], **options: Any) -> list[float]:
+    """The differences that penalties make to the logits after a prompt of `ids` and an answer of `written`."""
+    sequence = Sequence(0, ids, SamplingParams(temperature=0.0, **options), 99, frozenset(), 0.0)
+    for token in written:
+        sequence.append(token)
+    logits = torch.tensor([4.0, 3.0, 2.0, -1.0, -2.0])
+    found: list[float] = (_penalized(logits, sequence) - logits).tolist()
+    return found
+
+
+def test_repetition_is_penalized_once_a_token_within_its_window_prompt_included() -> None:
+    assert penalized([0, 3, 3], [1, 1], repetition_penalty=2.0) == [-2.0, -1.5, 0.0, -1.0, 0.0]
+    assert penalized([0, 3, 3], [1, 1], repetition_penalty=2.0, repeat_last_n=3) == [0.0, -1.5, 0.0, -1.0, 0.0]
+    assert penalized([0, 3, 3], [1, 1], repetition_penalty=2.0, repeat_last_n=0) == [0.0] * 5
+    assert penalized([0, 3], [4] * 100, repetition_penalty=2.0, repeat_last_n=-1) == [-2.0, 0.0, 0.0, -1.0, -2.0]
+    assert penalized([0, 3], [4] * 100, repetition_penalty=2.0) == [0.0, 0.0, 0.0, 0.0, -2.0]
+
+
+def test_presence_counts_once_and_frequency_each_time_of_what_was_written_alone() -> None:
+    assert penalized([0, 3], [1, 1, 4], presence_penalty=0.5) == [0.0, -0.5, 0.0, 0.0, -0.5]
+    assert penalized([0, 3], [1, 1, 4], frequency_penalty=0.5) == [0.0, -1.0, 0.0, 0.0, -0.5]
+    assert penalized([0, 3], [1, 1, 4], frequency_penalty=-0.5, presence_penalty=0.5) == [0.0, 0.5, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

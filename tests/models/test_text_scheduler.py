@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from domain.generation import FinishReason, SamplingParams
 from models.text.block_manager import BlockManager
 from models.text.lookup import Lookup
+from models.text.prompt_scores import PromptScores
 from models.text.scheduler import Limits, Scheduler, Step
 from models.text.sequence import Sequence, SequenceStatus
 
@@ -205,6 +206,26 @@ def test_decodes_never_wait_for_a_prompt() -> None:
         for work in step.work:
             if work.samples:
                 work.sequence.append(5)
+
+
+def test_a_step_scores_only_so_many_tokens_of_prompts_and_lets_others_read_beside_them() -> None:
+    limits = Limits(max_running=4, max_prefill_tokens=64, chunk=32, scored=12)
+    scheduler = Scheduler(BlockManager(64, BLOCK), limits)
+    for number, top in enumerate((1, None, 1)):
+        scores = None if top is None else PromptScores(30, top)
+        scheduler.add(Sequence(number, list(range(30)), GREEDY, 1, frozenset(), 0.0, scores=scores))
+    counts: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while scheduler.running or scheduler.waiting:
+        step = scheduler.schedule()
+        assert sum(len(work.scored) for work in step.work) <= limits.scored
+        scheduler.complete(step)
+        for work in step.work:
+            counts[work.sequence.id].append(work.count)
+            if work.sequence.scores is not None:
+                work.sequence.scores.known += [(0, 0.0, ())] * len(work.scored)
+            if work.samples:
+                scheduler.finish(work.sequence, FinishReason.LENGTH)
+    assert counts == {0: [12, 12, 6], 1: [30], 2: [12, 12, 6]}
 
 
 def test_a_finished_sequence_tells_why() -> None:

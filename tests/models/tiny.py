@@ -12,12 +12,15 @@ CHAT_TEMPLATE = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
-PLAIN_MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+PLAIN_MARKS = (
+    "<think>", "</think>", "<tool_call>", "</tool_call>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",  # noqa: RUF001
+    "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",  # noqa: RUF001
+)  # fmt: skip
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text")
 
 
 def tiny_config(family: str, **changes: object) -> PretrainedConfig:
-    """A configuration of `family` with two layers, grouped heads and 512 ids."""
+    """A configuration of `family` with two layers, grouped heads and 512 ids; `changes` to `...` leave a field out."""
     settings: dict[str, object] = {
         "vocab_size": 512,
         "hidden_size": 64,
@@ -36,8 +39,8 @@ def tiny_config(family: str, **changes: object) -> PretrainedConfig:
     if family == "gemma3_text":
         settings |= {"sliding_window": 24, "query_pre_attn_scalar": 16}
     if family == "gemma2":
-        settings |= {"attn_logit_softcapping": None, "query_pre_attn_scalar": 16}
-    return AutoConfig.for_model(family, **{**settings, **changes})
+        settings |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5, "query_pre_attn_scalar": 16}
+    return AutoConfig.for_model(family, **{name: it for name, it in {**settings, **changes}.items() if it is not ...})
 
 
 def tiny_model(family: str, seed: int = 0, **changes: object) -> PreTrainedModel:

@@ -15,7 +15,7 @@ QUICK = Patience(connect=2.0, first_byte=0.3, idle=0.3, total=10.0, tries=3, bac
 
 @dataclass
 class Request:
-    """What came in."""
+    """What came in; a body that is no JSON is its bytes."""
 
     method: str
     path: str
@@ -93,7 +93,8 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     method, path, _ = head[0].split(" ")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     raw = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Request(method, path, headers, json.loads(raw) if raw else None)
+    is_json = headers.get("content-type") == "application/json"
+    return Request(method, path, headers, json.loads(raw) if is_json else raw or None)
 
 
 @asynccontextmanager

@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speech import Bar, Run, best, render
+from benchmarks.speech import Bar, Run, best, render, render_figures
+from benchmarks.speech_hour import Figure, MemoryWatch
 from benchmarks.spoken import CLIPS, error_rate, joined
 
 AUDIO = Path(__file__).parents[1] / "data" / "audio"
@@ -33,6 +35,19 @@ def test_the_table_says_which_bars_are_missed() -> None:
     assert "2.00" in text
     assert "NO" in text
     assert "/health meanwhile, p99: 20 ms" in text
+
+
+def test_a_figure_beyond_its_bound_is_missed() -> None:
+    text = render_figures([Figure("growth", 599.9, 600.0, "MiB"), Figure("beside", 1.21, 1.2)])
+    assert [line.rstrip(" |").rpartition(" ")[2] for line in text.splitlines()[2:]] == ["yes", "NO"]
+
+
+def test_memory_that_was_held_for_a_while_is_seen() -> None:
+    with MemoryWatch(os.getpid(), every=0.001) as watch:
+        held = np.ones(8 << 20, np.uint8)
+        while watch.growth < 4 << 20:
+            held += 1
+    assert watch.growth >= 4 << 20
 
 
 def test_joined_speech_is_always_the_same_and_knows_where_each_clip_begins() -> None:

@@ -175,9 +175,9 @@ def test_what_is_wrong_in_models_toml_ends_with_78(
     monkeypatch.setenv("INGLE_MODELS_FILE", str(tmp_path / "models.toml"))
     assert run("models", "list") == 78
     assert "cannot be read: No such file" in capsys.readouterr().err
-    (tmp_path / "models.toml").write_text('[[model]]\nname = "a"\nthreads = 4\n')
+    (tmp_path / "models.toml").write_text('[[model]]\nname = "a"\nspeed = 4\n')
     assert run("config", "check") == 78
-    assert "models.toml: model 'a', threads: is not known" in capsys.readouterr().err
+    assert "models.toml: model 'a', speed: is not known" in capsys.readouterr().err
     (tmp_path / "models.toml").write_text('[[model]]\nname = "ours"\nsource = "hf.co/org/ours"\n')
     assert run("models", "list", "--all") == 0
     assert "ours" in capsys.readouterr().out

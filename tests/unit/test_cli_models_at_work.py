@@ -10,6 +10,7 @@ import pytest
 from domain.errors import AudioRefused, GenerationFailed
 from domain.generation import GenerationRequest
 from domain.prompt import Chat, Message, Role
+from domain.transcription import SpeechTask
 from ingle.commands.generate import write
 from ingle.commands.recordings import Source, sources_of
 from ingle.commands.transcribe import write_down
@@ -169,7 +170,7 @@ def writing_is_at(world: World) -> int:
     return len(world.repository.speech(SPEECH).heard)
 
 
-@pytest.mark.parametrize("form", ["text", "srt", "vtt", "tsv", "lrc", "json"])
+@pytest.mark.parametrize("form", ["text", "srt", "vtt", "tsv", "lrc", "json", "verbose_json"])
 async def test_a_server_gives_the_same_transcript_in_every_format(
     form: str, url: str, world: World, recording: Path, capsys: Captured
 ) -> None:
@@ -177,7 +178,7 @@ async def test_a_server_gives_the_same_transcript_in_every_format(
     assert await heard_here(world, [str(recording)], form, delivered) == 0
     assert await asyncio.to_thread(run, "transcribe", str(recording), "--format", form, "--server", url) == 0
     [(_, here)], there = delivered, capsys.readouterr().out
-    if form == "json":
+    if form.endswith("json"):
         assert [without_circumstances(here)] == [without_circumstances(there)]
     else:
         assert there.rstrip() == here.rstrip()
@@ -187,6 +188,25 @@ def without_circumstances(text: str) -> object:
     """A transcript in JSON without what differs from call to call."""
     body = json.loads(text)
     return {name: value for name, value in body.items() if name not in ("request_id", "processing_time", "speed")}
+
+
+async def test_every_option_reaches_the_model(url: str, world: World, recording: Path, tmp_path: Path) -> None:
+    options = ["--model", SPEECH, "--language", "German", "--translate", "--word-timestamps", "--prompt", "Kepler"]
+    options += ["--beam-size", "3", "--format", "verbose_json", "--output", str(tmp_path / "talk.json")]
+    assert await asyncio.to_thread(run, "transcribe", str(recording), "--server", url, *options) == 0
+    [heard] = world.repository.speech(SPEECH).heard
+    request = heard.request
+    assert (request.language, request.task, request.prompt) == ("de", SpeechTask.TRANSLATE, "Kepler")
+    assert (request.decoding.beam_size, request.word_timestamps) == (3, True)
+    assert json.loads((tmp_path / "talk.json").read_text())["task"] == "translate"
+
+
+async def test_a_value_that_makes_no_sense_is_told_before_anything_is_heard(
+    url: str, world: World, recording: Path, capsys: Captured
+) -> None:
+    assert await asyncio.to_thread(run, "transcribe", str(recording), "--server", url, "--language", "Klingon") == 1
+    assert "klingon" in capsys.readouterr().err
+    assert world.repository.loads == []
 
 
 async def test_several_recordings_are_told_apart(url: str, recording: Path, capsys: Captured, tmp_path: Path) -> None:

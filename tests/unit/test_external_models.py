@@ -8,7 +8,7 @@ import pytest
 from application.joined_repository import REMOTE_DEVICE, JoinedRepository
 from domain.errors import ModelNotFound
 from domain.model import LoadOptions, Task, WeightFormat
-from infrastructure.providers.entry import ProvidedModel, ProviderEntry
+from infrastructure.providers.entry import ProvidedModel, ProviderEntry, SpeechShape
 from infrastructure.providers.repository import ProvidedModels
 from ingle.external_models import llm_alias, provided_models
 from ingle.settings_providers import ProviderSettings
@@ -86,6 +86,7 @@ def test_an_address_that_is_none_of_a_provider_is_refused_without_being_repeated
     [
         (lab(name="no good"), "name"),
         (lab(name="llm"), "name"),
+        (lab(name="whisperx"), "name"),
         (lab(key="secret"), "key"),
         (lab(key_env="NOT_THERE"), "NOT_THERE"),
         (lab(key_env="A", key_file="b"), "key_file"),
@@ -161,3 +162,50 @@ async def test_external_models_need_no_memory_and_give_none_back() -> None:
     assert repository.budget(REMOTE_DEVICE).room > 1 << 60
     assert model.info.memory_bytes == 0
     assert await repository.unload(model) == 0
+
+
+# -- whisperx ------------------------------------------------------------------------------------------
+
+
+def speech_settings(url: str, **values: Any) -> ProviderSettings:
+    return ProviderSettings.model_validate({"whisperx_url": url, **values})
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "shape"),
+    [
+        ("https://far.example/v1/audio/transcriptions", "https://far.example/v1", SpeechShape.OPENAI),
+        ("http://far.example:9000/asr/", "http://far.example:9000", SpeechShape.ASR),
+        ("http://far.example:9000", "http://far.example:9000", SpeechShape.ASR),
+        ("http://far.example/ears/asr", "http://far.example/ears", SpeechShape.ASR),
+    ],
+)
+def test_the_end_of_its_path_says_in_which_words_a_speech_server_is_spoken_to(
+    url: str, base: str, shape: SpeechShape
+) -> None:
+    [model] = provided_models(speech_settings(url, whisperx_api_key=KEY, whisperx_timeout="2m"), [])
+    assert (model.name, model.remote_name, model.task) == ("whisperx", "whisper-1", Task.SPEECH)
+    assert (model.provider.base_url, model.provider.speech_shape) == (base, shape)
+    assert (model.provider.key, model.provider.patience.total, model.provider.patience.first_byte) == (
+        KEY,
+        120.0,
+        120.0,
+    )
+    assert KEY not in repr(model)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://far.example/v1",
+        "https://user:secret@far.example/asr",
+        "http://169.254.169.254/asr",
+        "ftp://far.example/asr",
+        "https://far.example/asr?key=secret",
+    ],
+)
+def test_a_speech_server_s_address_that_is_none_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match="whisperx_url") as caught:
+        provided_models(speech_settings(url), [])
+    assert "secret" not in str(caught.value)
+    assert "far.example" not in str(caught.value)

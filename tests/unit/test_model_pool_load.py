@@ -8,11 +8,12 @@ import pytest
 from application.events import DeviceSwapped, ModelUnloaded
 from application.model_pool import ModelPool
 from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelBusy, ModelNotFound, Overloaded
-from domain.model import LoadOptions, Task
+from domain.memory import MemoryNeed
+from domain.model import LoadOptions, ModelSpec, Task
 from domain.repositories import LoadProgress
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import GIB, FakeModelRepository, text_spec
+from tests.fakes.models import GIB, FakeModelRepository, speech_spec, text_spec
 from tests.fakes.virtual_time import settle, virtual_time
 
 
@@ -153,6 +154,21 @@ async def test_idle_models_leave_for_one_that_does_not_fit(
 
 
 @virtual_time
+async def test_who_makes_way_on_a_gpu_may_wait_near_and_who_is_unloaded_or_expires_does_not(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = 2 * GIB
+    repository.where = "cuda:0"
+    await pool.load("a", keep_alive=1.0)
+    await pool.load("ear", keep_alive=10.0)
+    await pool.load("b")
+    assert (repository.unloads, repository.parked) == (["a:1b"], ["a:1b"])
+    await pool.unload("b")
+    await asyncio.sleep(11.0)
+    assert (repository.in_memory, repository.parked) == (set(), ["a:1b"])
+
+
+@virtual_time
 async def test_a_swap_is_told_with_its_time(
     pool: ModelPool, repository: FakeModelRepository, events: RecordedEvents
 ) -> None:
@@ -167,7 +183,12 @@ async def test_a_swap_is_told_with_its_time(
     (swap,) = events.of(DeviceSwapped)
     assert (swap.device, swap.evicted, swap.loaded, swap.bytes_freed) == ("memory", ("a:1b",), "b:1b", GIB)
     assert swap.seconds == pytest.approx(3.0)
+    assert (swap.left, swap.came) == ("text", "text")
     assert pool.last_swap == swap
+    await asyncio.sleep(2.0)
+    standing = pool.standing_of("memory")
+    assert (standing.holder, standing.held_seconds, standing.swaps_total) == ("text", pytest.approx(2.0), 1)
+    assert pool.standing_of("cuda:7").holder is None
 
 
 @virtual_time
@@ -291,6 +312,45 @@ async def test_a_load_that_runs_out_of_memory_all_the_same_is_tried_again_withou
 
 
 @virtual_time
+async def test_a_load_whose_room_others_took_waits_for_it_again(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = 3 * GIB
+    gate = repository.script("c:1b").load.shut()
+    repository.script("c:1b").load_failures.append(InsufficientMemory("a page too few"))
+    loading = asyncio.create_task(pool.load("c"))
+    await gate.arrived()
+    async with pool.lend("b", Task.TEXT):
+        repository.others_hold(2 * GIB)
+        gate.open()
+        await asyncio.sleep(5.0)
+        assert not loading.done()
+    model, _ = await loading
+    assert model.is_loaded
+    assert repository.in_memory == {"c:1b"}
+
+
+@virtual_time
+async def test_a_load_that_loses_its_room_each_time_is_told_who_has_it(
+    pool: ModelPool, repository: FakeModelRepository
+) -> None:
+    repository.memory_budget = 3 * GIB
+    script = repository.script("c:1b")
+    script.load_failures.extend([InsufficientMemory("a page too few")] * 2)
+    async with pool.lend("b", Task.TEXT):
+        gate = script.load.shut()
+        loading = asyncio.create_task(pool.load("c"))
+        await gate.arrived()
+        gate.let_through()
+        await settle()
+        await gate.arrived()
+        repository.others_hold(2 * GIB)
+        gate.let_through()
+        with pytest.raises(Overloaded, match="memory that 'b:1b' is using"):
+            await loading
+
+
+@virtual_time
 async def test_loads_that_need_room_come_in_one_after_the_other(
     pool: ModelPool, repository: FakeModelRepository
 ) -> None:
@@ -381,3 +441,37 @@ async def test_calls_that_come_while_one_optimises_share_its_answer(
     assert first is second
     assert repository.trims == 1
     assert await pool.optimize() is not first
+
+
+@virtual_time
+async def test_speech_models_go_where_the_operator_wants_speech() -> None:
+    repository = FakeModelRepository(speech_spec(), text_spec(), gpus=2)
+    pool = ModelPool(
+        repository,
+        LoopClock(),
+        RecordedEvents(),
+        default_options=LoadOptions(device="cuda:0"),
+        speech_options=LoadOptions(device="cuda:1"),
+    )
+    for name in ("ear", "tiny"):
+        await pool.load(name)
+    assert [(name, options.device) for name, options in repository.loads] == [
+        ("ear:base", "cuda:1"), ("tiny:1b", "cuda:0"),
+    ]  # fmt: skip
+    await pool.close()
+
+
+class FallingRepository(FakeModelRepository):
+    """Its GPU fails: what was to go there goes to the CPU."""
+
+    def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
+        return MemoryNeed("cpu" if self.loads else "cuda:0", spec.size_bytes)
+
+
+@virtual_time
+async def test_a_model_counts_where_it_went_and_not_where_it_was_to_go() -> None:
+    pool = ModelPool(FallingRepository(speech_spec()), LoopClock(), RecordedEvents())
+    await pool.load("ear")
+    [resident] = pool.residents()
+    assert (resident.need.device, resident.bytes_taken) == ("cpu", None)
+    await pool.close()

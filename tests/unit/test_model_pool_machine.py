@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from application.model_pool import ModelPool
 from application.residents import ResidentState
+from application.shortages import Shortage, Shortages
 from domain.errors import (
     InsufficientMemory,
     ModelBusy,
@@ -25,6 +26,7 @@ from domain.errors import (
 )
 from domain.generation import GenerationRequest
 from domain.keep_alive import FOREVER
+from domain.memory import MemoryBounds
 from domain.model import LoadOptions, Task
 from domain.prompt import RawText
 from tests.fakes.clock import LoopClock
@@ -73,7 +75,10 @@ class Holder:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Models of 1, 1 and 2 GiB in a memory of 2 GiB; load timeout 60 s, keep_alive 300 s, hold 30 s."""
+    """Models of 1, 1 and 2 GiB in 2 of the machine's 4 GiB; load timeout 60 s, keep_alive 300 s, hold 30 s.
+
+    Other programs take and give back memory, and caches of models ask for more.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,12 +86,29 @@ class PoolMachine(RuleBasedStateMachine):
         self.repository = FakeModelRepository(*SPECS.values(), memory_budget=2 * GIB, gpus=1)
         for model_id in MODELS:
             self.repository.script(model_id).text.between.shut()
-        self.pool = ModelPool(self.repository, LoopClock(), RecordedEvents(), keep_alive=300.0, load_timeout=60.0)
+        self.repository.machine_bytes = 4 * GIB
+        self.shortages = Shortages()
+        self.pool = ModelPool(
+            self.repository,
+            LoopClock(),
+            RecordedEvents(),
+            keep_alive=300.0,
+            load_timeout=60.0,
+            bounds=MemoryBounds.below(0.9),
+            shortages=self.shortages,
+        )
+        self.wishes = self.heard = 0
+        self.watch = self.runner.run(self.start_watch())
         self.calls: list[asyncio.Task[Any]] = []
         self.holders: list[tuple[Holder, asyncio.Task[Any]]] = []
         self.forced: set[str] = set()
         self.changing: set[str] = set()
         self.pulls = 0
+
+    async def start_watch(self) -> asyncio.Task[None]:
+        watch = asyncio.create_task(self.pool.watch_memory())
+        await settle()
+        return watch
 
     def go(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a call and run everything that can run now."""
@@ -162,11 +184,24 @@ class PoolMachine(RuleBasedStateMachine):
     def optimise(self, aggressive: bool, free: int | None) -> None:
         self.go(self.pool.optimize(aggressive=aggressive, target_free_bytes=free))
 
+    @rule(size=st.sampled_from([GIB // 8, GIB, 4 * GIB]))
+    def a_cache_asks_for_more(self, size: int) -> None:
+        def again() -> None:
+            self.heard += 1
+
+        self.wishes += 1
+        assert self.shortages.tell(Shortage(self.repository.where, size, again))
+        self.settle()
+
     # -- what the world does ------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([1.0, 15.0, 61.0, 400.0]))
     def let_time_pass(self, seconds: float) -> None:
         self.runner.run(asyncio.sleep(seconds))
+
+    @rule(size=st.sampled_from([0, 0, GIB, 2 * GIB, 4 * GIB]))
+    def others_hold(self, size: int) -> None:
+        self.repository.others_hold(size)
 
     @rule(model=models, is_open=st.booleans())
     def hold_loads(self, model: str, is_open: bool) -> None:
@@ -247,6 +282,7 @@ class PoolMachine(RuleBasedStateMachine):
             script.load_failures.clear()
             for gate in (script.load, script.unload, script.text.between):
                 gate.open()
+        self.repository.others_hold(0)
         for holder, _ in self.holders:
             holder.go_on.set()
         outcomes = await asyncio.wait_for(asyncio.gather(*self.calls, return_exceptions=True), timeout=3600.0)
@@ -254,6 +290,10 @@ class PoolMachine(RuleBasedStateMachine):
             outcome for outcome in outcomes if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED)
         ] == []
         assert [resident.in_flight for resident in self.pool.residents() if resident.in_flight] == []
+        await asyncio.sleep(10.0)
+        assert self.heard == self.wishes
+        self.watch.cancel()
+        await asyncio.wait({self.watch})
         await asyncio.sleep(10_000.0)
         for resident in self.pool.residents():
             assert resident.state is ResidentState.LOADED

@@ -124,6 +124,11 @@ def test_lists_and_pairs_are_written_with_commas_or_as_toml(where: Path) -> None
     assert (settings.origins, settings.model_aliases) == (("https://a.example",), {"gpt": "a:b"})
 
 
+def test_speech_has_a_device_of_its_own_if_it_is_given_one(where: Path) -> None:
+    assert read({}, where).speech_device is None
+    assert read({"INGLE_SPEECH_DEVICE": "CUDA:1"}, where).speech_device == "cuda:1"
+
+
 def test_a_backslash_n_in_the_context_template_is_a_line_break(where: Path) -> None:
     settings = read({"INGLE_CONTEXT_TEMPLATE": r"{context}\n{query}"}, where)
     assert settings.context_template == "{context}\n{query}"
@@ -134,6 +139,7 @@ BAD = [
     ("INGLE_HTTP_PORT", "65536", "less than or equal to 65535"),
     ("OLLAMA_HOST", "nas.local:http", "INGLE_HTTP_PORT (from OLLAMA_HOST)"),
     ("DEVICE_TYPE", "gpu", "must be auto, cpu, cuda or cuda:N"),
+    ("INGLE_SPEECH_DEVICE", "gpu", "must be auto, cpu, cuda or cuda:N"),
     ("INGLE_CPU_THREADS", "-1", "greater than or equal to 0"),
     ("INGLE_MAX_WORKERS", "0", "greater than or equal to 1"),
     ("INGLE_KEEP_ALIVE", "soon", "is not a duration"),
@@ -149,7 +155,7 @@ BAD = [
     ("INGLE_DEFAULT_MODEL", "../etc/passwd", "must be a model's name"),
     ("INGLE_PRELOAD_MODELS", "a:b,../x", "must be a model's name"),
     ("INGLE_ORIGINS", "*", "every web site"),
-    ("INGLE_DOCS", "perhaps", "'public' or 'off'"),
+    ("INGLE_DOCS", "perhaps", "'public', 'key' or 'off'"),
     ("INGLE_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ("INGLE_LOG_FORMAT", "xml", "'auto', 'console' or 'json'"),
     ("INGLE_SPEECH_COMPUTE_TYPE", "int 8", "match pattern"),

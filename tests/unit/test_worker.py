@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from application.job_handlers import JobDone, JobHandler, Tell, failure_of, without_secrets
-from application.worker import Worker, WorkerOptions
+from application.worker import Worker
+from application.worker_options import WorkerOptions
 from domain import errors
 from domain.job import Job, JobStatus, Outcome
 from domain.job_repository import Cancel, Extension, Heartbeat, Reap, Retry, Settled, Settlement
@@ -211,6 +212,79 @@ async def test_a_report_is_written_when_the_database_is_back() -> None:
         shop.jobs.is_away = False
         await shop.reach(job, JobStatus.COMPLETED)
         assert shop.jobs.jobs[job].attempt == 1
+
+
+ASIDE: dict[str, Any] = {"hinted": False, "poll_seconds": 1000.0}
+"""Of a worker that is told of jobs by their ids."""
+
+
+@virtual_time
+async def test_a_job_that_the_worker_is_told_of_is_run_to_its_end_and_only_once() -> None:
+    async with working(answers, **ASIDE) as shop:
+        await settle()
+        job, other = await shop.add(), await shop.add()
+        told = await asyncio.gather(*(shop.worker.run_job(job) for _ in range(10)))
+        assert [one.job.status for one in told if one] == [JobStatus.COMPLETED]
+        assert (shop.jobs.jobs[job].attempt, shop.status(other)[0]) == (1, "pending")
+
+
+@virtual_time
+async def test_what_is_gone_over_or_not_for_this_worker_is_left_alone() -> None:
+    async with working(answers, **ASIDE) as shop:
+        await settle()
+        cancelled, of_another = await shop.add(), await shop.add(task="call_analysis")
+        no_model, later = await shop.add(profile="nobody"), await shop.add(delay_ms=60_000)
+        await shop.jobs.change(Cancel("owner"), [cancelled])
+        for job_id in (cancelled, of_another, no_model, later, "no id at all"):
+            assert await shop.worker.run_job(job_id) is None
+        assert {job.attempt for job in shop.jobs.jobs.values()} == {0}
+
+
+@virtual_time
+async def test_a_failure_is_told_to_whoever_told_of_the_job() -> None:
+    async with working(raises(errors.EmptyAudio()), **ASIDE) as shop:
+        await settle()
+        settled = await shop.worker.run_job(await shop.add())
+        assert settled is not None
+        assert (settled.job.status, settled.job.error_code) == (JobStatus.FAILED, "bad_audio")
+
+
+@virtual_time
+async def test_jobs_by_id_keep_the_limit_and_wait_for_room() -> None:
+    async with working(answers, **ASIDE) as shop:
+        await settle()
+        ids = [await shop.add() for _ in range(5)]
+        began = asyncio.get_running_loop().time()
+        telling = asyncio.gather(*(shop.worker.run_job(one) for one in ids))
+        await settle()
+        assert [shop.status(one)[0] for one in ids].count("running") == 2
+        assert all(await telling)
+        assert 3 <= asyncio.get_running_loop().time() - began < 4
+
+
+@virtual_time
+async def test_jobs_that_nobody_tells_of_are_found_at_the_next_look_and_those_behind_them_at_once() -> None:
+    async with working(answers, **ASIDE) as shop:
+        await settle()
+        ids = [await shop.add() for _ in range(5)]
+        await asyncio.sleep(790)
+        assert {shop.status(one)[0] for one in ids} == {"pending"}
+        await asyncio.sleep(430)
+        assert {shop.status(one)[0] for one in ids} == {"completed"}
+
+
+@virtual_time
+async def test_a_worker_that_stops_takes_no_job_by_its_id() -> None:
+    async with working(hangs, **ASIDE) as shop:
+        await settle()
+        held = [await shop.add() for _ in range(2)]
+        running = [asyncio.create_task(shop.worker.run_job(one)) for one in held]
+        waiting = asyncio.create_task(shop.worker.run_job(await shop.add()))
+        await settle()
+        await shop.worker.drain(1)
+        assert await waiting is None
+        assert {(await one).job.status for one in running} == {JobStatus.PENDING}  # type: ignore[union-attr]
+        assert {job.snooze_count for job in shop.jobs.jobs.values()} == {0, 1}
 
 
 @virtual_time

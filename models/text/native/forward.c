@@ -50,16 +50,18 @@ static void embed(const work *w, int64_t from, int64_t to) {
                        load_bf16(m->embedding + w->batch->ids[t] * m->width + i));
 }
 
-static void quantize(const work *w, int64_t row, const float *x, int64_t count) {
-  w->space->row_scale[row] = quantize_row(x, count, w->space->quantized + row * count);
+/* Quantises row `row` of what `next` multiplies. */
+static void quantize(const work *w, const product_weights *next, int64_t row, const float *x) {
+  quantize_row(x, next->inputs, next->group, w->space->quantized + row * next->inputs,
+               w->space->row_scale + row * (next->inputs / next->group));
 }
 
-/* Normalises and quantises row `source` of the hidden states as row `row` of what is multiplied next. */
-static void prepare(const work *w, int me, const float *weight, int64_t source, int64_t row) {
+/* Normalises and quantises row `row` of the hidden states for the product `next`. */
+static void prepare(const work *w, int me, const float *weight, const product_weights *next, int64_t row) {
   const decoder *m = w->model;
   float *normed = w->space->normed + me * m->width;
-  rms_norm(w->space->hidden + source * m->width, weight, m->width, m->eps, normed);
-  quantize(w, row, normed, m->width);
+  rms_norm(w->space->hidden + row * m->width, weight, m->width, m->eps, normed);
+  quantize(w, next, row, normed);
 }
 
 /* Turns feature i and its partner i + rotated / 2 by the angle of the position. */
@@ -129,7 +131,7 @@ static void keep_only(const work *w) {
 }
 
 static void times(team *t, const work *w, const product_weights *weights, int64_t rows, float *out, int64_t stride,
-                    product_end end) {
+                  product_end end) {
   multiply(t, weights, w->space->quantized, w->space->row_scale, rows, out, stride, stride, end);
   team_barrier(t);
 }
@@ -141,7 +143,7 @@ static int64_t run_layer(team *t, const work *w, int64_t index, int me) {
   const decoder_layer *layer = &m->layer[index];
   int64_t rows = w->batch->tokens, from, to;
   share(rows, team_size(t), me, &from, &to);
-  for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_in, r, r);
+  for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_in, &layer->qkv, r);
   team_barrier(t);
   times(t, w, &layer->qkv, rows, space->mixed, (m->heads + 2 * m->kv_heads) * m->dim, STORE);
   place_share(w, layer, from, to);
@@ -154,13 +156,13 @@ static int64_t run_layer(team *t, const work *w, int64_t index, int me) {
     rows = w->batch->kept;
     share(rows, team_size(t), me, &from, &to);
   }
-  for (int64_t r = from; r < to; r++) quantize(w, r, space->seen + r * m->heads * m->dim, m->heads * m->dim);
+  for (int64_t r = from; r < to; r++) quantize(w, &layer->out, r, space->seen + r * m->heads * m->dim);
   team_barrier(t);
   times(t, w, &layer->out, rows, space->hidden, m->width, ADD);
-  for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_mid, r, r);
+  for (int64_t r = from; r < to; r++) prepare(w, me, layer->norm_mid, &layer->gate_up, r);
   team_barrier(t);
   times(t, w, &layer->gate_up, rows, space->gated, m->inner, GATE);
-  for (int64_t r = from; r < to; r++) quantize(w, r, space->gated + r * m->inner, m->inner);
+  for (int64_t r = from; r < to; r++) quantize(w, &layer->down, r, space->gated + r * m->inner);
   team_barrier(t);
   times(t, w, &layer->down, rows, space->hidden, m->width, ADD);
   return rows;
@@ -175,7 +177,7 @@ static void forward_member(team *t, void *context, int me) {
   for (int64_t index = 0; index < m->layers; index++) rows = run_layer(t, w, index, me);
   share(rows, team_size(t), me, &from, &to);
   for (int64_t r = from; r < to; r++) {
-    prepare(w, me, m->norm_out, r, r);
+    prepare(w, me, m->norm_out, &m->head, r);
     if (w->batch->states != NULL)
       memcpy(w->batch->states + r * m->width, w->space->normed + me * m->width, (size_t)m->width * sizeof(float));
   }

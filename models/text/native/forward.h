@@ -36,7 +36,7 @@ typedef struct {
   float *gated;         /* [rows][inner] */
   float *normed;        /* [members][width] */
   uint8_t *quantized;   /* [rows][most of width, heads dim, inner] */
-  float *row_scale;     /* [rows] */
+  float *row_scale;     /* [rows][most groups of a product] */
   void *scratch;        /* [members][forward_scratch bytes] */
 } workspace;
 

@@ -24,6 +24,7 @@ class ProductWeights(Structure):
     _fields_ = (
         ("outputs", c_int64),
         ("inputs", c_int64),
+        ("group", c_int64),
         ("packed", c_void_p),
         ("scale", c_void_p),
         ("offset", c_void_p),
@@ -125,7 +126,7 @@ def library() -> ctypes.CDLL | None:
     loaded.product.argtypes = [c_void_p, POINTER(ProductWeights), c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
     loaded.product.restype = None
     loaded.greatest.argtypes, loaded.greatest.restype = [c_void_p, c_int64, c_int64, c_void_p, c_void_p], None
-    loaded.pack_weights.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p]
+    loaded.pack_weights.argtypes = [POINTER(ProductWeights), c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p]
     loaded.pack_weights.restype = None
     return loaded
 

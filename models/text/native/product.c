@@ -6,9 +6,9 @@
 #include "vector.h"
 
 /* Four rows and two columns keep eight sums in registers, and the weights in the nearest cache for the next rows. */
-enum { ROWS = 4, STRIDE = 16, LINE = 64, CHUNKS_A_MEMBER = 8 };
+enum { ROWS = 4, STRIDE = 16, LINE = 64, CHUNKS_A_MEMBER = 16 };
 
-float quantize_row(const float *x, int64_t count, uint8_t *out) {
+static float quantize_group(const float *x, int64_t count, uint8_t *out) {
   __m512 most = _mm512_setzero_ps();
   for (int64_t i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
   float largest = _mm512_reduce_max_ps(most);
@@ -25,6 +25,10 @@ float quantize_row(const float *x, int64_t count, uint8_t *out) {
   return isfinite(total) ? largest / 127.0f : NAN;
 }
 
+void quantize_row(const float *x, int64_t count, int64_t group, uint8_t *out, float *scale) {
+  for (int64_t start = 0; start < count; start += group) *scale++ = quantize_group(x + start, group, out + start);
+}
+
 typedef struct {
   const product_weights *weights;
   const uint8_t *x;
@@ -35,13 +39,12 @@ typedef struct {
   product_end end;
 } operands;
 
-ALWAYS void finish(const operands *o, int64_t row, int64_t pair, const __m512i sums[2]) {
+ALWAYS void finish(const operands *o, int64_t row, int64_t pair, const __m512 totals[2]) {
   const product_weights *w = o->weights;
   __m512 value[2];
   for (int c = 0; c < 2; c++) {
     int64_t n = pair * PAIR + c * COLUMN;
-    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w->scale + n), _mm512_set1_ps(o->x_scale[row]));
-    value[c] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[c]), scale);
+    value[c] = _mm512_mul_ps(totals[c], _mm512_loadu_ps(w->scale + n));
     if (w->bias != NULL) value[c] = _mm512_add_ps(value[c], _mm512_loadu_ps(w->bias + n));
   }
   float *out = o->out + row * o->stride;
@@ -62,39 +65,55 @@ ALWAYS void finish(const operands *o, int64_t row, int64_t pair, const __m512i s
 /* `rows` rows times a pair of columns. Meanwhile `lines` lines of cache for every STRIDE inputs are fetched from
  * `ahead` on, so that memory works while the sums do.
  */
-ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, const int lines, const char *ahead) {
-  const int64_t inputs = o->weights->inputs;
-  const int8_t *left = o->weights->packed + pair * PAIR * inputs, *right = left + COLUMN * inputs;
+ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, const int lines, const int grouped,
+                 const char *ahead) {
+  const product_weights *w = o->weights;
+  /* Said so that one group, the usual case, needs no registers for what the groups before it came to. */
+  const int64_t inputs = w->inputs, size = grouped ? w->group : inputs, groups = grouped ? inputs / size : 1;
+  const int8_t *left = w->packed + pair * PAIR * inputs, *right = left + COLUMN * inputs;
   const uint8_t *x = o->x + row * inputs;
-  __m512i sums[ROWS][2];
+  __m512 totals[ROWS][2];
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; r++)
-    for (int c = 0; c < 2; c++) sums[r][c] = _mm512_loadu_si512(o->weights->offset + pair * PAIR + c * COLUMN);
-  for (int64_t stride = 0; stride < inputs; stride += STRIDE) {
-    for (int l = 0; l < lines; l++, ahead += LINE) _mm_prefetch(ahead, _MM_HINT_T1);
+  for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = _mm512_setzero_ps();
+  for (int64_t group = 0; group < groups; group++) {
+    const int32_t *offset = w->offset + group * w->outputs + pair * PAIR;
+    __m512i sums[ROWS][2];
 #pragma GCC unroll 4
-    for (int64_t k = stride; k < stride + STRIDE; k += GROUP) {
-      __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
+    for (int r = 0; r < rows; r++)
+      for (int c = 0; c < 2; c++) sums[r][c] = _mm512_loadu_si512(offset + c * COLUMN);
+    for (int64_t stride = group * size; stride < (group + 1) * size; stride += STRIDE) {
+      for (int l = 0; l < lines; l++, ahead += LINE) _mm_prefetch(ahead, _MM_HINT_T1);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; r++) {
-        int32_t four;
-        memcpy(&four, x + r * inputs + k, sizeof four);
-        __m512i all = _mm512_set1_epi32(four);
-        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], all, a);
-        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], all, b);
+      for (int64_t k = stride; k < stride + STRIDE; k += GROUP) {
+        __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+          int32_t four;
+          memcpy(&four, x + r * inputs + k, sizeof four);
+          __m512i all = _mm512_set1_epi32(four);
+          sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], all, a);
+          sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], all, b);
+        }
       }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+      __m512 scale = _mm512_set1_ps(o->x_scale[(row + r) * groups + group]);
+      for (int c = 0; c < 2; c++)
+        totals[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), scale, totals[r][c]);
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) finish(o, row + r, pair, sums[r]);
+  for (int r = 0; r < rows; r++) finish(o, row + r, pair, totals[r]);
 }
 
 static void tile_of(const operands *o, int64_t row, int64_t pair, int64_t rows, int64_t lines, const char *ahead) {
-  switch (rows * 8 + lines) {
-#define CASE(r, l) \
-  case r * 8 + l: tile(o, row, pair, r, l, ahead); break;
-#define CASES(r) CASE(r, 0) CASE(r, 1) CASE(r, 2) CASE(r, 4)
-    CASES(1) CASES(2) CASES(3) CASES(4)
+  int grouped = o->weights->group < o->weights->inputs;
+  switch (rows * 16 + lines * 2 + grouped) {
+#define CASE(r, l, g) \
+  case r * 16 + l * 2 + g: tile(o, row, pair, r, l, g, ahead); break;
+#define CASES(r, g) CASE(r, 0, g) CASE(r, 1, g) CASE(r, 2, g) CASE(r, 4, g)
+    CASES(1, 0) CASES(2, 0) CASES(3, 0) CASES(4, 0) CASES(1, 1) CASES(2, 1) CASES(3, 1) CASES(4, 1)
 #undef CASES
 #undef CASE
   }
@@ -136,7 +155,8 @@ static void product_member(team *t, void *context, int me) {
   const whole_product *p = context;
   const product_weights *w = p->weights;
   for (int64_t row = me; row < p->rows; row += team_size(t))
-    p->row_scale[row] = quantize_row(p->x + row * w->inputs, w->inputs, p->quantized + row * w->inputs);
+    quantize_row(p->x + row * w->inputs, w->inputs, w->group, p->quantized + row * w->inputs,
+                 p->row_scale + row * (w->inputs / w->group));
   team_barrier(t);
   multiply(t, w, p->quantized, p->row_scale, p->rows, p->out, w->outputs, w->outputs, STORE);
 }
@@ -147,16 +167,18 @@ void product(team *t, const product_weights *weights, const float *x, int64_t ro
   team_run(t, product_member, &p);
 }
 
-void pack_weights(const int8_t *weights, int64_t rows, int64_t inputs, int64_t first, int64_t step, int8_t *packed,
-                  int32_t *offset) {
+void pack_weights(const product_weights *w, const int8_t *weights, int64_t rows, int64_t first, int64_t step,
+                  int8_t *packed, int32_t *offset) {
   for (int64_t n = 0; n < rows; n++) {
     int64_t column = first + n / COLUMN * step, lane = n % COLUMN;
-    int8_t *into = packed + column * COLUMN * inputs + lane * GROUP;
-    int32_t sum = 0;
-    for (int64_t k = 0; k < inputs; k += GROUP) {
-      memcpy(into + k * COLUMN, weights + n * inputs + k, GROUP);
-      for (int g = 0; g < GROUP; g++) sum += weights[n * inputs + k + g];
+    int8_t *into = packed + column * COLUMN * w->inputs + lane * GROUP;
+    for (int64_t start = 0; start < w->inputs; start += w->group) {
+      int32_t sum = 0;
+      for (int64_t k = start; k < start + w->group; k += GROUP) {
+        memcpy(into + k * COLUMN, weights + n * w->inputs + k, GROUP);
+        for (int g = 0; g < GROUP; g++) sum += weights[n * w->inputs + k + g];
+      }
+      offset[start / w->group * w->outputs + column * COLUMN + lane] = -128 * sum;
     }
-    offset[column * COLUMN + lane] = -128 * sum;
   }
 }

@@ -1,4 +1,6 @@
-/* Products of int8 rows: activations are quantised row by row, sums are exact, so no row depends on its neighbours. */
+/* Products of int8 rows: activations are quantised row by row, whole or in groups of inputs, and the sums of a group
+ * are exact, so no row depends on its neighbours.
+ */
 #ifndef INGLE_PRODUCT_H
 #define INGLE_PRODUCT_H
 
@@ -13,11 +15,12 @@ enum { COLUMN = 16, GROUP = 4, PAIR = 2 * COLUMN };
 /* Weights of one product, or of two whose outputs take turns column by column (gate and up).
  *
  * `packed` is [outputs / 16][inputs / 4][16][4], 64-byte aligned. For output n: `scale[n]` is what one unit of its
- * weights is worth, `offset[n]` is -128 times the sum of its weights, `bias[n]` is added if there are biases.
- * `outputs` is a multiple of 32 (what fills it up has weights, scale and offset of 0), `inputs` of 16.
+ * weights is worth, `offset[g][n]` is -128 times the sum of its weights for the inputs of group g, `bias[n]` is added
+ * if there are biases. `group` inputs share a scale of the activations. `outputs` is a multiple of 32 (what fills it up
+ * has weights, scale and offset of 0), `group` of 16, and `inputs` of `group`.
  */
 typedef struct {
-  int64_t outputs, inputs;
+  int64_t outputs, inputs, group;
   const int8_t *packed;
   const float *scale;
   const int32_t *offset;
@@ -27,10 +30,11 @@ typedef struct {
 /* What becomes of the sums. */
 typedef enum { STORE, ADD, GATE } product_end;
 
-/* Quantises `count` floats: `out[i] = round(x[i] / scale) + 128`; returns the scale. `count` is a multiple of 16. */
-float quantize_row(const float *x, int64_t count, uint8_t *out);
+/* Quantises `count` floats group by group: `out[i] = round(x[i] / scale[g]) + 128`. */
+void quantize_row(const float *x, int64_t count, int64_t group, uint8_t *out, float *scale);
 
-/* `rows` quantised rows of `inputs` bytes, times the weights, into `out` (`stride` floats from row to row).
+/* `rows` quantised rows of `inputs` bytes with a scale for each group, times the weights, into `out` (`stride` floats
+ * from row to row).
  *
  * STORE writes the products and ADD adds them to what is there; GATE writes silu(first column) * second column of
  * each pair, so half as many. Run by every member of a team between two barriers. Columns of `out` beyond `limit` are
@@ -43,8 +47,10 @@ void multiply(team *, const product_weights *, const uint8_t *x, const float *x_
 void product(team *, const product_weights *, const float *x, int64_t rows, uint8_t *quantized, float *row_scale,
              float *out);
 
-/* Lays out `rows` of `inputs` plain weights as columns `first`, `first + step` … of `packed`, and their offsets. */
-void pack_weights(const int8_t *weights, int64_t rows, int64_t inputs, int64_t first, int64_t step, int8_t *packed,
-                  int32_t *offset);
+/* Lays out `rows` plain weights of a product as columns `first`, `first + step` … of `packed`, and their offsets; of the
+ * product only the sizes are read.
+ */
+void pack_weights(const product_weights *, const int8_t *weights, int64_t rows, int64_t first, int64_t step,
+                  int8_t *packed, int32_t *offset);
 
 #endif

@@ -41,7 +41,7 @@ class NativeRunner:
             "gated": torch.empty(max_tokens * decoder.inner),
             "normed": torch.empty(threads * decoder.width),
             "quantized": torch.empty(max_tokens * widest, dtype=torch.uint8),
-            "row_scale": torch.empty(max_tokens),
+            "row_scale": torch.empty(max_tokens * decoder.most_groups),
             "scratch": torch.empty(threads * scratch, dtype=torch.uint8),
         }
         pointers = {name: tensor.data_ptr() for name, tensor in self._room.items()}

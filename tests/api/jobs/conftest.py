@@ -1,4 +1,4 @@
-"""The job API over jobs in memory and in a SQLite file."""
+"""The job API over jobs in memory, in a SQLite file and in PostgreSQL."""
 
 import asyncio
 import shutil
@@ -12,26 +12,32 @@ import httpx2
 import pytest
 
 from api.job_services import JobServices
+from application.attendance import Attendance
 from application.claim_desk import ClaimDesk
-from application.job_queue import JobDefaults, JobQueue
+from application.job_queue import SPEECH_TYPES, JobDefaults, JobQueue
 from application.ports import Clock
+from application.stored_files import StoredFiles
 from application.webhooks import Webhooks, WebhookSecrets
 from domain.job_repository import Chore
+from infrastructure.file_folder import PrivateFolder
 from infrastructure.persistence.database import SQLITE
+from infrastructure.persistence.files import SqlFileRecords
 from infrastructure.persistence.health import SqlDatabaseHealth
 from infrastructure.persistence.outbox import SqlOutbox
 from infrastructure.persistence.sqlite import SqliteDatabase
 from infrastructure.persistence.statistics import SqlJobStatistics
 from infrastructure.persistence.workers import SqlWorkerRegister
-from tests.api.world import TEXT, World, in_process
-from tests.databases import EPOCH_MS, Kept, kept, sqlite_jobs, with_test_clock
+from tests.api.world import SPEECH, TEXT, World, in_process
+from tests.contract.conftest import postgres_schema
+from tests.databases import EPOCH_MS, Kept, kept, postgres_jobs, sqlite_jobs, with_test_clock
+from tests.fakes.files import InMemoryFileRecords
 from tests.fakes.jobs import InMemoryJobRepository
 from tests.fakes.webhooks import FakeReceiver
 
 BODY = {"owner_service": "telephony", "task_type": "llm_chat", "model_profile": TEXT, "input": {"user": "hi"}}
 KEY = b"0123456789abcdef"
 # For what is refused before any keeper is asked.
-IN_MEMORY = pytest.mark.parametrize("office", ["memory"], indirect=True)
+IN_MEMORY = pytest.mark.parametrize("where", ["memory"], indirect=True)
 Advance = Callable[[int], Awaitable[None]]
 
 
@@ -80,13 +86,15 @@ class Office:
         return await self.services.jobs.sweep(chore)
 
 
-def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver) -> JobServices:
+def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver, folder: Path) -> JobServices:
     outbox = SqlOutbox(kept.database)
     webhooks = Webhooks(kept.jobs, outbox, receiver, WebhookSecrets({"telephony": [KEY]}), clock)
+    files = StoredFiles(SqlFileRecords(kept.database), PrivateFolder(folder))
     return JobServices(
-        queue=JobQueue(kept.jobs, webhooks),
-        desk=ClaimDesk(kept.jobs, kept.bell),
+        queue=JobQueue(kept.jobs, webhooks, files),
+        desk=ClaimDesk(kept.jobs, kept.bell, Attendance(SqlWorkerRegister(kept.database), clock)),
         jobs=kept.jobs,
+        files=files,
         history=kept.history,
         rules=kept.rules,
         workers=SqlWorkerRegister(kept.database),
@@ -94,7 +102,7 @@ def job_services(kept: Kept, clock: Clock, receiver: FakeReceiver) -> JobService
         statistics=SqlJobStatistics(kept.database),
         health=SqlDatabaseHealth(kept.database),
         clock=clock,
-        defaults=JobDefaults({"llm_chat": TEXT}),
+        defaults=JobDefaults({"llm_chat": TEXT, **dict.fromkeys(SPEECH_TYPES, SPEECH)}),
     )
 
 
@@ -134,19 +142,50 @@ class KeeperClock:
         return EPOCH_MS / 1000
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def office(request: pytest.FixtureRequest, world: World, migrated: Path, tmp_path: Path) -> AsyncIterator[Office]:
-    receiver = FakeReceiver()
+DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
+
+
+@pytest.fixture
+async def sqlite_kept(migrated: Path, tmp_path: Path) -> AsyncIterator[Kept]:
     async with opened(migrated, tmp_path) as kept:
-        services = job_services(kept, KeeperClock(), receiver)
-        advance: Advance = kept.advance
-        if request.param == "memory":
-            services, advance = in_memory(services)
-        async with in_process(world.app(jobs=services)) as client:
-            yield Office(client, services, world, receiver, kept, advance)
+        yield kept
 
 
-def in_memory(services: JobServices) -> tuple[JobServices, Advance]:
+@pytest.fixture
+async def postgres_kept(postgres_schema: str) -> AsyncIterator[Kept]:
+    async with postgres_jobs(postgres_schema, fresh=False) as kept:
+        await kept.empty()
+        yield kept
+
+
+@pytest.fixture(params=["memory", *DATABASES])
+def where(request: pytest.FixtureRequest) -> tuple[str, Kept]:
+    """Memory, whose deliveries and statistics are in a file, and each of the databases."""
+    name = "sqlite" if request.param == "memory" else request.param
+    return request.param, request.getfixturevalue(f"{name}_kept")
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> Kept:
+    """Each of the databases."""
+    found: Kept = request.getfixturevalue(f"{request.param}_kept")
+    return found
+
+
+@pytest.fixture
+async def office(where: tuple[str, Kept], world: World, tmp_path: Path) -> AsyncIterator[Office]:
+    """Jobs in memory, and in each of the databases."""
+    name, kept = where
+    receiver = FakeReceiver()
+    services = job_services(kept, KeeperClock(), receiver, tmp_path / "files")
+    advance: Advance = kept.advance
+    if name == "memory":
+        services, advance = in_memory(services, tmp_path / "files")
+    async with in_process(world.app(jobs=services)) as client:
+        yield Office(client, services, world, receiver, kept, advance)
+
+
+def in_memory(services: JobServices, folder: Path) -> tuple[JobServices, Advance]:
     """The same with jobs in memory; workers, deliveries and statistics stay in the file."""
     now = [EPOCH_MS]
     jobs = InMemoryJobRepository(lambda: now[0])
@@ -154,16 +193,19 @@ def in_memory(services: JobServices) -> tuple[JobServices, Advance]:
     async def advance(ms: int) -> None:
         now[0] += ms
 
-    queue = JobQueue(jobs, services.queue._callbacks)
+    files = StoredFiles(InMemoryFileRecords(jobs), PrivateFolder(folder))
+    queue = JobQueue(jobs, services.queue._callbacks, files)
     desk = ClaimDesk(jobs, jobs.bell)
-    return replace(services, queue=queue, desk=desk, jobs=jobs, history=jobs, rules=jobs), advance
+    return replace(services, queue=queue, desk=desk, jobs=jobs, files=files, history=jobs, rules=jobs), advance
 
 
 @pytest.fixture
-async def kept_office(world: World, migrated: Path, tmp_path: Path) -> AsyncIterator[Office]:
-    """Only in the file: for what is kept beside jobs."""
+async def kept_office(database: Kept, world: World, tmp_path: Path) -> AsyncIterator[Office]:
+    """Only in the databases: for what is kept beside jobs, and for faults."""
     receiver = FakeReceiver()
-    async with opened(migrated, tmp_path) as kept:
-        services = job_services(kept, KeeperClock(), receiver)
-        async with in_process(world.app(jobs=services)) as client:
-            yield Office(client, services, world, receiver, kept, kept.advance)
+    services = job_services(database, KeeperClock(), receiver, tmp_path / "files")
+    async with in_process(world.app(jobs=services)) as client:
+        yield Office(client, services, world, receiver, database, database.advance)
+
+
+__all__ = ["postgres_schema"]

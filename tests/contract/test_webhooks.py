@@ -1,21 +1,22 @@
 """Webhooks: signed, the same at every try, tried again for as long as the schedule says."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
-from application.job_ports import DeliveryStatus
+from application.job_ports import DeliveryStatus, Tried
 from application.webhooks import PAUSES, Webhooks, WebhookSecrets, signature
 from domain.errors import CallbackRefused, DeadlineExceeded, WebhookSecretMissing
 from domain.job_repository import Claim, Complete, Settlement
 from infrastructure.persistence.outbox import SqlOutbox
-from tests.contract.conftest import new_job
-from tests.databases import Kept, sqlite_jobs
+from tests.api.world import until
+from tests.contract.conftest import Keeper, new_job
+from tests.databases import Kept
 from tests.fakes.clock import FakeClock
 from tests.fakes.webhooks import FakeReceiver
 
@@ -24,9 +25,9 @@ KEYS = [b"new key", b"old key"]
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
-    async with sqlite_jobs(tmp_path) as kept:
-        yield kept
+def kept(database_keeper: Keeper) -> Kept:
+    assert database_keeper.kept is not None
+    return database_keeper.kept
 
 
 def made(kept: Kept, receiver: FakeReceiver) -> tuple[Webhooks, SqlOutbox]:
@@ -34,8 +35,8 @@ def made(kept: Kept, receiver: FakeReceiver) -> tuple[Webhooks, SqlOutbox]:
     return Webhooks(kept.jobs, outbox, receiver, WebhookSecrets({"telephony": KEYS}), FakeClock()), outbox
 
 
-async def completed(kept: Kept, result: object = "ok", *, include_result: bool = True) -> str:
-    await kept.jobs.add([new_job(callback_url=URL, include_result=include_result)])
+async def completed(kept: Kept, result: object = "ok", *, include_result: bool = True, url: str = URL) -> str:
+    await kept.jobs.add([new_job(callback_url=url, include_result=include_result)])
     [job] = await kept.jobs.claim(Claim("w", 1))
     await kept.jobs.settle(Settlement(job.id, Complete(result, "a" * 64), job.lease_token))
     return job.id
@@ -118,3 +119,81 @@ async def test_a_callback_without_a_secret_or_to_an_address_that_is_refused_is_n
     for url in ("http://hooks.example/", "https://10.0.0.1/"):
         with pytest.raises(CallbackRefused):
             await webhooks.admit("telephony", url)
+
+
+class HangingHost(FakeReceiver):
+    """Answers for every host but one, which holds whoever asks until `gate` opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.held = 0
+        self.most_held = 0
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        if "hangs" in url:
+            self.held += 1
+            self.most_held = max(self.held, self.most_held)
+            await self.gate.wait()
+            self.held -= 1
+        return await super().send(url, headers, body)
+
+
+async def test_a_host_that_hangs_is_asked_twice_at_a_time_and_holds_up_nobody_else(kept: Kept) -> None:
+    receiver = HangingHost()
+    webhooks, outbox = made(kept, receiver)
+    for number in range(4):
+        await completed(kept, url=f"https://hangs.example:{8000 + number}/")
+    rounds = [asyncio.create_task(webhooks.dispatch())]
+    await until(lambda: receiver.held == 2)
+    await completed(kept)
+    rounds.append(asyncio.create_task(webhooks.dispatch()))
+    await until(lambda: [url for url, _, _ in receiver.sent] == [URL])
+    receiver.gate.set()
+    await asyncio.gather(*rounds)
+    assert receiver.most_held == 2
+    assert len(receiver.sent) == 5
+    assert {one.status for one in await outbox.deliveries(10)} == {DeliveryStatus.DELIVERED}
+
+
+async def test_a_delivery_that_finds_no_seat_is_put_back_untried(kept: Kept) -> None:
+    receiver = HangingHost()
+    webhooks, outbox = made(kept, receiver)
+    await completed(kept, url="https://hangs.example/")
+    [taken] = await outbox.take(1)
+    await outbox.postpone(taken.id, 10_000)
+    assert await outbox.take(1) == []
+    await kept.advance(10_000)
+    [again] = await outbox.take(1)
+    assert (again.id, again.tries) == (taken.id, 1)
+    assert await webhooks.dispatch() == 0
+
+
+class DyingOutbox(SqlOutbox):
+    """An outbox whose process dies before it can note how a try ended."""
+
+    async def tried(self, delivery_id: str, outcome: Tried) -> None:
+        raise KeyboardInterrupt
+
+
+async def test_one_who_dies_after_sending_sends_twice_under_the_same_id(kept: Kept) -> None:
+    receiver = FakeReceiver()
+    _, outbox = made(kept, receiver)
+    dying = Webhooks(kept.jobs, DyingOutbox(kept.database), receiver, WebhookSecrets({"telephony": KEYS}), FakeClock())
+    await completed(kept)
+    [delivery] = await outbox.take(1)
+    with pytest.raises(KeyboardInterrupt):
+        await dying._tell(delivery)
+    webhooks, _ = made(kept, receiver)
+    assert await webhooks.dispatch() == 0
+    await kept.advance(60_000)
+    assert await webhooks.dispatch() == 1
+    first, second = receiver.sent
+    assert (first[1]["webhook-id"], first[2]) == (second[1]["webhook-id"], second[2])
+
+
+async def test_while_keys_rotate_both_sign_and_an_owner_without_its_own_has_those_of_everybody() -> None:
+    secrets = WebhookSecrets({"telephony": [b"new", b"old"], "*": [b"anybody"]})
+    signed = signature(secrets.of("telephony"), "msg_1", 1, b"{}").split(" ")
+    assert signed == [signature([key], "msg_1", 1, b"{}") for key in (b"new", b"old")]
+    assert secrets.of("billing") == [b"anybody"]
