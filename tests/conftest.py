@@ -77,13 +77,14 @@ def audio_dir() -> Path:
     return needs.AUDIO
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Puts logging back to what it was: a command configures it for the whole process."""
+    """Puts logging back to what it was: commands and brokers configure it for the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    root.setLevel(level)  # and not `root.level`: loggers remember what they are enabled for
     logging.captureWarnings(False)
     structlog.reset_defaults()
 

@@ -17,7 +17,7 @@ from tests.fakes.registry import Fault, Hold, serving
 from tests.models.pulling import BOXED, open_store, publish, unheard
 from tests.unit.command_line import run
 
-pytestmark = pytest.mark.usefixtures("restored_logging", "bare_environment")
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 HEAVY = ("torch", "transformers", "ctranslate2", "av", "numpy", "fastapi", "uvicorn")
 Captured = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from ingle.settings import Settings
 from tests.api.world import SPEECH, TEXT, World, make_world, serving
 from tests.unit.command_line import run
 
-pytestmark = pytest.mark.usefixtures("restored_logging", "bare_environment")
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 Captured = pytest.CaptureFixture[str]
 QUESTION = GenerationRequest(Chat((Message(Role.USER, "one two three"),)))

@@ -36,7 +36,6 @@ EVENTS: list[tuple[Event, dict[str, object]]] = [
     (TextsEmbedded("a:b", "r-1", 2, 9, 0.5), {"texts": 2, "tokens": 9, "total_ms": 500}),
     (WorkCancelled("a:b", "r-1"), {"event": "work cancelled", "request_id": "r-1"}),
 ]
-pytestmark = pytest.mark.usefixtures("restored_logging")
 HOSTILE = 'a\nb\r\x1b[2J\u202eevil\u2028"}'
 
 

@@ -12,7 +12,7 @@ from tests.api.world import serving
 from tests.unit.command_line import run
 
 pytestmark = [
-    pytest.mark.usefixtures("restored_logging", "bare_environment"),
+    pytest.mark.usefixtures("bare_environment"),
     pytest.mark.parametrize("where", ["sqlite"], indirect=True),
 ]
 Captured = pytest.CaptureFixture[str]
