@@ -17,7 +17,8 @@ class Leases:
     """Gives slots to users, one more each time, and takes them back.
 
     * Nobody waits for longer than the load timeout: ModelLoading then, and the load goes on.
-    * Once `drain` was called everybody is refused with ServerDraining.
+    * Once `refuse_newcomers` was called whoever comes is refused with ServerDraining, once `close` was called
+      those who wait are too.
     * While a model is kept out, those who want it wait.
     """
 
@@ -27,17 +28,24 @@ class Leases:
         self._slots = slots
         self._load_timeout = load_timeout
         self._kept_out: dict[str, asyncio.Event] = {}
+        self._is_closed = False
         self.is_draining = False
 
-    def drain(self) -> None:
-        """Let nobody in any more, for good."""
+    def refuse_newcomers(self) -> None:
+        """Let in nobody but those who wait already, for good."""
         self.is_draining = True
+
+    def close(self) -> None:
+        """Let nobody in any more, for good."""
+        self.is_draining = self._is_closed = True
 
     async def acquire(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress | None = None) -> Slot:
         """A loaded slot with one more user; the caller must give it back to the slots' `release`."""
         deadline = self._deadline()
+        if self.is_draining:
+            raise ServerDraining()
         while True:
-            if self.is_draining:
+            if self._is_closed:
                 raise ServerDraining()
             if spec.id in self._kept_out:
                 spec = await self._wait_for_files(spec, deadline)
@@ -73,7 +81,7 @@ class Leases:
         memory, ServerDraining.
         """
         spec = self._repository.find(name)
-        while spec.id in self._kept_out:
+        while spec.id in self._kept_out and not self.is_draining:
             spec = await self._wait_for_files(spec, self._deadline(), name)
         if self.is_draining:
             raise ServerDraining()

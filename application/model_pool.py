@@ -261,9 +261,15 @@ class ModelPool:
 
     # -- the end ------------------------------------------------------------------------------------
 
+    async def drain(self) -> None:
+        """Refuse newcomers with ServerDraining from now on; returns when nobody has a model any more."""
+        self._leases.refuse_newcomers()
+        while busy := next((slot for slot in self._slots if slot.users), None):
+            await busy.idle.wait()
+
     async def close(self) -> None:
         """Refuse new leases, end the work in flight, unload everything. Raises what the first failed unload did."""
-        self._leases.drain()
+        self._leases.close()
         for slot in self._slots:
             if slot.state is not ResidentState.UNLOADING:
                 self._slots.start_unload(slot, "shutdown", ServerDraining())

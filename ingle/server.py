@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
@@ -49,21 +50,19 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain) + LAST_WORDS,
     )
     server = _Server(config, stopping, settings.lame_duck)
     beside = [
         asyncio.create_task(_preload(application.pool, _preloaded(application, settings)), name="preload"),
         asyncio.create_task(application.pool.watch_memory(), name="memory"),
         asyncio.create_task(_sweep(application.store), name="sweep"),
-        asyncio.create_task(_end_what_drags_on(server.leaving, settings.drain, application.pool), name="drain"),
     ]
     if application.keys is not None:
         beside.append(asyncio.create_task(watch(application.keys), name="keys"))
     if say_who_can_reach(listener.getsockname()[0], has_keys=application.keys is not None):
         beside.append(asyncio.create_task(keep_warning(), name="warnings"))
     working = asyncio.create_task(_work(jobs, server), name="jobs")
-    draining = asyncio.create_task(_drain_jobs(server.leaving, jobs, settings.drain), name="drain jobs")
+    draining = asyncio.create_task(_drain(server, application.pool, jobs, settings.drain), name="drain")
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -132,9 +131,13 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._lame_duck, self.leave)
 
     def leave(self) -> None:
-        """Take no more requests, and end when those in flight have."""
+        """Begin nothing new, and end when what is under way has."""
         self.stopping.set()
         self.leaving.set()
+
+    def end(self, within: float) -> None:
+        """Take no more requests; those in flight may take `within` seconds, and have their last words after that."""
+        self.config.timeout_graceful_shutdown = math.ceil(within) + LAST_WORDS
         self.should_exit = True
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
@@ -144,12 +147,27 @@ class _Server(uvicorn.Server):
             _log.info("serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-async def _end_what_drags_on(stopping: asyncio.Event, drain: float, pool: ModelPool) -> None:
+async def _drain(server: "_Server", pool: ModelPool, jobs: JobApplication, drain: float) -> None:
+    """When it is time to leave, let what is under way end within `drain` seconds.
+
+    Until it has, the server answers: workers elsewhere settle their jobs, and whoever wants a model hears why not.
+    """
+    await server.leaving.wait()
+    deadline = time.monotonic() + drain
+    try:
+        await asyncio.gather(jobs.stop(drain), _end_lending(pool, drain))
+    finally:
+        server.end(max(0.0, deadline - time.monotonic()))
+
+
+async def _end_lending(pool: ModelPool, drain: float) -> None:
     """After `drain` seconds end the work in flight, so that its callers hear of it before they are cut off."""
-    await stopping.wait()
-    await asyncio.sleep(drain)
-    _log.warning("ending the work that is still in flight", drain_seconds=drain)
-    await asyncio.shield(pool.close())  # cancelling it would cancel the unloads, which the end waits for
+    try:
+        async with asyncio.timeout(drain):
+            await pool.drain()
+    except TimeoutError:
+        _log.warning("ending the work that is still in flight", drain_seconds=drain)
+        await asyncio.shield(pool.close())  # cancelling it would cancel the unloads, which the end waits for
 
 
 async def _work(jobs: JobApplication, server: "_Server") -> None:
@@ -159,11 +177,6 @@ async def _work(jobs: JobApplication, server: "_Server") -> None:
     except IngleError as error:
         _log.error("the database of jobs cannot be used", code=error.code, reason=str(error))
         server.leave()
-
-
-async def _drain_jobs(leaving: asyncio.Event, jobs: JobApplication, drain: float) -> None:
-    await leaving.wait()
-    await jobs.stop(drain)
 
 
 async def _sweep(store: ModelStore) -> None:

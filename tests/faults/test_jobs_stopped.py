@@ -103,4 +103,43 @@ def test_jobs_of_a_server_that_stops_are_finished_given_back_or_healed(tmp_path:
             assert (worker["kind"], worker["alive"]) == ("embedded", True)
 
 
+def test_a_server_that_drains_still_settles_jobs_and_begins_nothing(tmp_path: Path, database: str) -> None:
+    with Provider() as provider:
+        settings = {
+            **QUICK,
+            "INGLE_DATABASE_URL": database,
+            "LLM_BASE_URL": provider.url,
+            "INGLE_DRAIN": "10m",
+        }
+        with running(tmp_path, settings) as (process, client):
+
+            def create(task_type: str, **more: Any) -> str:
+                body = {"owner_service": "stops", "task_type": task_type, "input": {"user": "short"}} | more
+                answer = client.post("/api/v1/jobs", json=body)
+                assert answer.status_code == 201, answer.text
+                return str(answer.json()["id"])
+
+            def claimed() -> list[dict[str, Any]]:
+                wanted = {"worker_id": "elsewhere", "task_types": ["parse"], "wait": 30}
+                return list(client.post("/api/v1/jobs/claim", json=wanted).json()["jobs"])
+
+            ours, theirs = create("llm_chat"), create("parse", model_profile="parser")
+            [job] = claimed()
+            until(lambda: provider.asked == ["short"])
+            process.send_signal(signal.SIGTERM)
+            until(lambda: client.get("/queue/status").json()["draining"])
+            assert client.get("/readyz").status_code == 503
+            refused = client.post("/generate", json={"model": "llm", "prompt": "Say a word."})
+            assert (refused.status_code, refused.json()["code"]) == (503, "server_draining")
+            later = create("parse", model_profile="parser")
+            assert claimed() == []
+            done = {"worker_id": "elsewhere", "lease_token": job["lease_token"], "result": {"pages": 1}}
+            assert client.post(f"/api/v1/jobs/{theirs}/complete", json=done).status_code == 200
+            provider.gates["short"].set()
+            assert process.wait(EXIT_SECONDS) == 0
+        with running(tmp_path, settings) as (_, client):
+            statuses = [client.get(f"/api/v1/jobs/{one}").json()["status"] for one in (ours, theirs, later)]
+            assert statuses == ["completed", "completed", "pending"]
+
+
 __all__ = ["database"]
