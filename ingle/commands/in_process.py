@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ingle.cli import EXIT_INTERRUPTED
+from ingle.environment import importing
 from ingle.settings import Settings
 
 if TYPE_CHECKING:  # at run time it would load torch before anybody asked for it
@@ -23,7 +24,8 @@ async def application(settings: Settings) -> AsyncGenerator["Application", None]
     A load that has begun cannot be broken off, and its thread would hold up the end of the process until it is
     done; what it leaves on disk is made to be left at any moment.
     """
-    from ingle.bootstrap import build
+    with importing():
+        from ingle.bootstrap import build
 
     built = build(settings)
     try:

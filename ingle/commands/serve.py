@@ -7,6 +7,7 @@ import sys
 import click
 
 from ingle.cli import EXIT_BAD_SETTINGS, EXIT_FAILURE, Invocation
+from ingle.environment import importing
 
 BACKLOG = 2048
 
@@ -52,10 +53,11 @@ def command(
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise click.ClickException(f"cannot listen on {where} ({reason}): choose with --host and --port") from None
     with listener:
-        import uvloop
+        with importing():
+            import uvloop
 
-        from infrastructure.log import configure_logging
-        from ingle.server import serve
+            from infrastructure.log import configure_logging
+            from ingle.server import serve
 
         configure_logging(settings.log_level, settings.log_format, sys.stdout)
         return 0 if uvloop.run(serve(settings, listener)) else EXIT_FAILURE

@@ -5,6 +5,7 @@ import sys
 import click
 
 from ingle.cli import EXIT_FAILURE, Invocation
+from ingle.environment import importing
 
 
 @click.command("worker")
@@ -22,10 +23,11 @@ def command(invocation: Invocation, limit: str | None, log_level: str | None) ->
     """
     settings = invocation.settings(worker_claim_limit=limit, log_level=log_level)
 
-    import uvloop
+    with importing():
+        import uvloop
 
-    from infrastructure.log import configure_logging
-    from ingle.worker_process import work
+        from infrastructure.log import configure_logging
+        from ingle.worker_process import work
 
     configure_logging(settings.log_level, settings.log_format, sys.stdout)
     return 0 if uvloop.run(work(settings)) else EXIT_FAILURE
