@@ -7,17 +7,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from application.shortages import OnShortage
 from domain.errors import InsufficientMemory, ModelNotFound, ModelNotLoaded
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
-from domain.model import LoadOptions, ModelSpec, Task, WeightFormat
+from domain.model import LoadOptions, ModelSpec, Task
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
 from models import device, forecast, memory, tokenizer_files
-from models.budget import BudgetPolicy, Budgets, DeviceBudget
+from models.budget import BudgetPolicy, Budgets
 from models.embedding.engine import Bounds, EmbeddingEngine
 from models.embedding.loader import load_embedding
 from models.embedding.placement import place_embedding
@@ -30,13 +29,11 @@ from models.store import InstalledModel, ModelStore
 from models.text import weights
 from models.text.cache_memory import CacheUse, sum_of
 from models.text.engine import TextEngine
-from models.text.loader import EngineOptions, load_text
+from models.text.loader import EngineOptions
 from models.text.placement import place_text
+from models.text_loads import TextLoads
 
 log = logging.getLogger(__name__)
-
-# What a cache that has more room than it needs may take of what is left when its model is loaded.
-_CACHE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +68,10 @@ class OptimizedModelRepository:
         self._store = store
         self._decoder = decoder
         self._policy = policy
-        self._on_shortage = on_shortage
         self._budgets = Budgets(policy.budget, usage)
         speech = SpeechPolicy(policy.cpu_threads, policy.speech_compute_type, policy.speech)
         self._speech = SpeechLoads(decoder, speech, self._budgets, speech_device)
+        self._text = TextLoads(store, policy.engine, policy.context_length, self._budgets, on_shortage)
         # transformers makes models without weights by patching torch for all threads: two at once get mixed up.
         self._transformers = threading.Lock()
         self._threads: dict[str, InferenceThread] = {}
@@ -106,10 +103,7 @@ class OptimizedModelRepository:
             return self._speech.place(spec, options).need
         if spec.task is Task.EMBEDDING:
             return forecast.embedding_need(spec, place_embedding(options))
-        placement = place_text(options)
-        installed = self._store.find(spec.id)
-        copy = self._store.converted_dir(installed, weights.layout_of(placement.precision))
-        return forecast.text_need(spec, placement, self._context(options), [copy, installed.directory])
+        return self._text.need(spec, options)
 
     async def reclaim(self, device: str) -> None:
         """Give back the cached keys and values that no request uses, and what the allocators keep."""
@@ -117,17 +111,21 @@ class OptimizedModelRepository:
             if engine.info.device == device:
                 await engine.give_back_cache()
         if device == "cpu":
-            self._speech.let_go()
+            self._let_go()
         await asyncio.to_thread(memory.trim)
 
     async def trim(self) -> Sequence[str]:
         """Drop cached prefixes and parked weights, collect garbage and give freed pages back."""
-        parked = self._speech.let_go()
+        parked = self._let_go()
         cached = self._caches().prefix
         for engine in list(self._texts):
             await engine.give_back_cache()
         done = [*(["prefix cache"] if cached else []), *(["parked weights"] if parked else [])]
         return [*done, *await asyncio.to_thread(memory.trim)]
+
+    def _let_go(self) -> bool:
+        """Drop all weights that wait in host memory; whether there were any."""
+        return any([self._speech.let_go(), self._text.let_go()])
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Bring `spec` into memory on the device that `options` name; see the contract."""
@@ -145,7 +143,7 @@ class OptimizedModelRepository:
             if installed.spec.task is Task.SPEECH:
                 return self._speech.load(installed, need, options, on_progress)
             if installed.spec.task is Task.TEXT:
-                self._convert(installed, options, on_progress)
+                self._text.convert(installed, options, on_progress, self._transformers)
             with self._transformers:
                 if installed.spec.task is Task.TEXT:
                     return self._load_text(installed, need, options, on_progress)
@@ -161,55 +159,17 @@ class OptimizedModelRepository:
         memory.trim()
         raise InsufficientMemory(f"'{installed.spec.id}' ran out of memory while loading: {reason}")
 
-    def _convert(self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress) -> None:
-        """What a first load takes longest for; others load meanwhile."""
-        weights.convert(
-            _source_of(installed),
-            installed.spec.format,
-            partial(self._store.converted_dir, installed),
-            place_text(options).precision,
-            on_progress,
-            self._transformers,
-        )
-
     def _load_text(
         self, installed: InstalledModel, need: MemoryNeed, options: LoadOptions, on_progress: OnLoadProgress
     ) -> TextEngine:
-        spec = installed.spec
-        thread = self._thread_of(need.device)
-        placement = place_text(options)
-        engine = load_text(
-            spec,
-            _source_of(installed),
-            lambda layout: self._store.converted_dir(installed, layout),
-            device=placement.device,
-            precision=placement.precision,
-            quantization=placement.quantization,
-            num_ctx=self._context(options),
-            cache_bytes=need.cache + self._cache_room(need.device),
-            options=self._policy.engine.with_parallel(options.num_parallel),
-            threads=self._threads_for(options),
-            thread=thread,
-            on_progress=on_progress,
-            budget=DeviceBudget(self._budgets, need.device, self._on_shortage, thread.wake),
-        )
+        threads, thread = self._threads_for(options), self._thread_of(need.device)
+        engine = self._text.load(installed, need, options, threads, thread, on_progress)
         self._texts.add(engine)
         return engine
 
     def _threads_for(self, options: LoadOptions) -> int:
         """As many as the model is wanted to have, and never more than the machine leaves us."""
         return min(options.threads or self._policy.cpu_threads, self._policy.cpu_threads)
-
-    def _context(self, options: LoadOptions) -> int:
-        return options.num_ctx or self._policy.context_length
-
-    def _cache_room(self, device: str) -> int:
-        """What a cache may take at most beyond what it is promised.
-
-        On CPU it takes memory only as it is used, and asks before; elsewhere all of it at once.
-        """
-        budget = self._budgets.of(device)
-        return budget.limit if device == "cpu" else int(budget.room * _CACHE_SHARE)
 
     def _load_embedding(
         self, installed: InstalledModel, options: LoadOptions, on_progress: OnLoadProgress
@@ -232,7 +192,9 @@ class OptimizedModelRepository:
         if not isinstance(model, TextEngine | EmbeddingEngine | WhisperEngine):
             raise ModelNotLoaded(f"'{model.info.id}' was not loaded here")
         before = await asyncio.to_thread(memory.usage)
-        if isinstance(model, TextEngine | EmbeddingEngine):
+        if isinstance(model, TextEngine):
+            await self._text.unload(model, park=park)
+        elif isinstance(model, EmbeddingEngine):
             await model.close()
         else:
             await asyncio.to_thread(partial(self._speech.unload, model, park=park))
@@ -265,7 +227,7 @@ class OptimizedModelRepository:
     def close(self) -> None:
         """End the owner threads and the decode processes. Every model must be unloaded."""
         self._decoder.close()
-        self._speech.let_go()
+        self._let_go()
         for thread in self._threads.values():
             thread.close()
         self._threads.clear()
@@ -277,10 +239,3 @@ class OptimizedModelRepository:
             thread.call_soon(lambda: torch.set_num_threads(self._policy.cpu_threads)).result()
             self._threads[where] = thread
         return self._threads[where]
-
-
-def _source_of(installed: InstalledModel) -> Path:
-    """The weights of a text model: a GGUF file, or the directory that they lie in."""
-    if installed.spec.format is WeightFormat.GGUF:
-        return next(file.path for file in installed.files if file.name.endswith(".gguf"))
-    return installed.directory

@@ -10,11 +10,12 @@ from domain.model import LoadOptions, ModelSpec
 from domain.repositories import OnLoadProgress
 from models.budget import Budgets
 from models.installed import InstalledModel
+from models.parking import Parking
+from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.loader import DeviceFailed, Fallen, load_whisper
 from models.speech.options import EngineOptions
-from models.speech.parking import Parking
 from models.speech_placement import SpeechPlacement, place_speech
 
 
@@ -39,7 +40,7 @@ class SpeechLoads:
         self._budgets = budgets
         self._resolve = resolve
         self._fallen: dict[str, Fallen] = {}
-        self._parking = Parking()
+        self._parking = Parking[Checkpoint]()
 
     def place(self, spec: ModelSpec, options: LoadOptions) -> SpeechPlacement:
         """Where a load would go, and what it would need there. Raises DeviceNotAvailable."""

@@ -31,6 +31,13 @@ class Checkpoint:
         )
         return cls(model, tokenizer_files.parsed(directory / "tokenizer.json"))
 
+    def come_back(self) -> None:
+        """Move weights that wait in host memory onto their device. Raises RuntimeError where they do not fit.
+
+        Their copy in host memory stays, so that they can give way again without being moved.
+        """
+        self.model.load_model(keep_cache=True)
+
     def languages(self) -> frozenset[str]:
         """The codes that the vocabulary has tokens for; English alone if the model knows nothing else."""
         if not self.model.is_multilingual:

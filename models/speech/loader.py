@@ -22,6 +22,7 @@ from domain.repositories import LoadProgress, OnLoadProgress
 from domain.rung import Rung
 from models import memory
 from models.inference_thread import InferenceThread
+from models.parking import Berth, Parking
 from models.speech import self_test
 from models.speech.abilities import Abilities
 from models.speech.checkpoint import Checkpoint
@@ -29,7 +30,6 @@ from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.ladder import Climbed, NoRungLeft, first_that_works, ladder
 from models.speech.options import EngineOptions
-from models.speech.parking import Berth, Parking
 from models.speech.whisper import WhisperEars
 
 _NICENESS = 10
@@ -69,7 +69,7 @@ def load_whisper(
     options: EngineOptions | None = None,
     too_large: Collection[str] = (),
     fallen: Fallen | None = None,
-    parking: Parking | None = None,
+    parking: Parking[Checkpoint] | None = None,
     digest: str = "",
 ) -> WhisperEngine:
     """Load the checkpoint in `directory` on `device` (`cpu` or `cuda:N`). Blocks; no event loop is needed.
@@ -155,7 +155,7 @@ def _load(
     compute_type: str,
     cpu_threads: int,
     too_large: Collection[str],
-    parking: Parking,
+    parking: Parking[Checkpoint],
     digest: str,
 ) -> Climbed[Checkpoint]:
     """Runs on the owner thread, whose niceness CTranslate2's own threads inherit."""

@@ -20,6 +20,7 @@ from models.text.answering import Answering
 from models.text.cache_memory import CacheMemory, CacheUse
 from models.text.execution import StepRunner
 from models.text.intake import Intake
+from models.text.parked import Kept
 from models.text.scheduler import Scheduler
 from models.text.tokenizer import TextTokenizer
 
@@ -42,12 +43,17 @@ class TextEngine:
         clock: Callable[[], float] = time.monotonic,
         cache: CacheMemory | None = None,
         dimensions: int = 0,
+        kept: Kept | None = None,
     ) -> None:
-        """`cache` is None for a runner that keeps none; `dimensions` is the width of the model's hidden states."""
+        """`cache` is None for a runner that keeps none; `dimensions` is the width of the model's hidden states.
+
+        `kept` are the weights, if they can be parked.
+        """
         self._info = info
         self._dimensions = dimensions
         self._tokenizer = tokenizer
         self._cache = cache
+        self._kept = kept
         self._intake = Intake(tokenizer, info.context_length, guesses=scheduler.limits.guesses > 0)
         self._runner: StepRunner | None = runner
         self._thread = thread
@@ -148,13 +154,18 @@ class TextEngine:
         self._aborted = True
         self._tell(lambda: self._answering.fail_all(_cancelled()))
 
-    async def close(self) -> None:
-        """Leave the owner thread and drop the weights. No generator may be open."""
+    async def close(self) -> Kept | None:
+        """Leave the owner thread, drop the cache and the weights. No generator may be open.
+
+        Returns the weights if they can be parked; they go unless the caller does that.
+        """
         await self._thread.detach(self)
         self._intake.close()
         if self._cache is not None:
             self._cache.close()
+        kept, self._kept = self._kept, None
         self._runner = self._cache = None
+        return kept
 
     def _leave_admission(self, stream: Stream) -> None:
         if stream.admitted_tokens:

@@ -6,6 +6,7 @@ import torch
 
 from models.text.kv_cache import KVCache
 from models.text.linear import Int8Linear
+from models.text.moving import bytes_of
 from models.text.native.decoder import NativeDecoder
 from models.text.native.library import BLOCK
 from models.text.native.runner import NativeRunner
@@ -52,7 +53,5 @@ def weight_bytes(loaded: LoadedWeights) -> int:
     model = loaded.model
     if isinstance(model, NativeDecoder):
         return model.num_bytes
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    buffers = sum(buffer.nbytes for buffer in model.buffers())
     products = sum(module.packed_bytes for module in model.modules() if isinstance(module, Int8Linear))
-    return parameters + buffers + products
+    return bytes_of(model) + products

@@ -20,6 +20,8 @@ from models.text.cache_memory import CacheBudget, CacheMemory
 from models.text.engine import TextEngine
 from models.text.execution import StepRunner, block_size_for, reads_alike, runner_for, weight_bytes
 from models.text.kv_cache import KVCache
+from models.text.native.decoder import NativeDecoder
+from models.text.parked import Kept, WaitingPlace
 from models.text.scheduler import Limits, Scheduler
 from models.text.self_test import check_numbers
 from models.text.sequence import Sequence
@@ -63,17 +65,21 @@ def load_text(
     thread: InferenceThread,
     on_progress: OnLoadProgress,
     budget: CacheBudget | None = None,
+    place: WaitingPlace | None = None,
 ) -> TextEngine:
     """Load `spec` from `source`; blocking, for a worker thread.
 
     `num_ctx` 0 takes the model's own context as far as `cache_bytes` of keys and values reach; more than the model has
     positions for is cut to that. With a `budget` the
-    cache has only a part of them from the start and asks for more as it needs it. Raises ModelLoadFailed,
+    cache has only a part of them from the start and asks for more as it needs it. Weights that wait in `place` are
+    taken from there, and can go back there when the engine is closed. Raises ModelLoadFailed,
     InsufficientMemory, InsufficientStorage.
     """
     began = time.monotonic()
     limits = options.limits
-    loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress, native=True)
+    loaded = place.take() if place is not None else None
+    if loaded is None:
+        loaded = weights.load(source, spec.format, converted_directory, precision, device, on_progress, native=True)
     if not (options.speculation and reads_alike(loaded)):
         limits = replace(limits, guesses=0)
     num_ctx = min(num_ctx, _furthest_position(loaded.config))
@@ -105,6 +111,7 @@ def load_text(
         admission,
         cache=cache_memory,
         dimensions=int(loaded.config.hidden_size),
+        kept=None if place is None or isinstance(loaded.model, NativeDecoder) else Kept(loaded, place),
     )
 
 

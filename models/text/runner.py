@@ -20,7 +20,6 @@ class Runner:
         self._cache = cache
         self._device = device
         self._states: torch.Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._note_states)
 
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
@@ -37,7 +36,9 @@ class Runner:
         kept = kept_rows(step)
         # With nothing to sample the cheapest question is one row, thrown away.
         keep = torch.tensor(kept.rows or [len(ids) - 1], device=self._device)
-        with running(PagedStep(step, self._cache, self._device)):
+        # The hook goes with the step: the model may outlive the runner, which must not keep the cache alive then.
+        noting = self._model.get_output_embeddings().register_forward_pre_hook(self._note_states)
+        with noting, running(PagedStep(step, self._cache, self._device)):
             output = self._model(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),

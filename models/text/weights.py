@@ -17,6 +17,7 @@ from domain.repositories import LoadProgress, OnLoadProgress
 from models.configuration import check_sizes, refuse_code
 from models.text import attention, converted, fusion, skeleton
 from models.text.gguf_source import GgufSource
+from models.text.moving import move_to
 from models.text.native.decoder import NativeDecoder, unsupported
 from models.text.native.library import why_not
 from models.text.suitability import check_class
@@ -112,7 +113,7 @@ def load(
         products.forget()
         skeleton.pack(model, copied)
     if device.type != "cpu":
-        nn.Module.to(model, device)
+        move_to(model, device)
     return LoadedWeights(config, model, tokenizer, layers, why, seconds)
 
 

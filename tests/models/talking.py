@@ -15,6 +15,7 @@ from domain.prompt import Prompt, RawText
 from models.inference_thread import InferenceThread
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions, load_text
+from models.text.parked import WaitingPlace
 from models.text.placement import place_text
 from models.text.scheduler import Limits, Step
 from models.text.weights import Precision
@@ -58,6 +59,7 @@ def talking(
     device: str = "cpu",
     num_ctx: int = 0,
     speculation: bool = True,
+    place: WaitingPlace | None = None,
 ) -> Iterator[TextEngine]:
     """An engine over the model in `directory`, on a thread of its own; in float32, unless its products are `int8`.
 
@@ -80,6 +82,7 @@ def talking(
         threads=2,
         thread=thread,
         on_progress=lambda _: None,
+        place=place,
     )
     thread.close()
 

@@ -14,11 +14,11 @@ from domain.memory import MemoryBudget
 from domain.model import LoadOptions
 from domain.transcription import Transcript, TranscriptionRequest
 from models import device
+from models.parking import Berth, Parking
 from models.repository import LoadPolicy, OptimizedModelRepository
 from models.speech.checkpoint import Checkpoint
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
-from models.speech.parking import Berth, Parking
 
 if TYPE_CHECKING:
     from models.store import ModelStore
@@ -59,7 +59,7 @@ def test_weights_wait_in_host_memory_only_where_there_is_room(size: int, room: i
 
 
 def test_parked_weights_come_back_to_their_device_and_keep_their_copy() -> None:
-    parking, weights = Parking(), GpuWeights()
+    parking, weights = Parking[Checkpoint](), GpuWeights()
     weights.unload_model(to_cpu=True)
     parked = checkpoint(weights)
     parking.put(BERTH, parked)
@@ -71,7 +71,7 @@ def test_parked_weights_come_back_to_their_device_and_keep_their_copy() -> None:
 
 
 def test_weights_that_do_not_fit_any_more_are_not_kept_for_another_try() -> None:
-    parking, weights = Parking(), GpuWeights()
+    parking, weights = Parking[Checkpoint](), GpuWeights()
     weights.unload_model(to_cpu=True)
     weights.fits = False
     parking.put(BERTH, checkpoint(weights))
@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit_any_more_are_not_kept_for_another_try() -> None
 
 
 def test_who_needs_host_memory_gets_it_back() -> None:
-    parking = Parking()
+    parking = Parking[Checkpoint]()
     assert not parking.clear()
     parking.put(BERTH, checkpoint(GpuWeights()))
     assert parking.clear()
