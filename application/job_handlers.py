@@ -71,7 +71,14 @@ def failure_of(error: Exception) -> Fail:
         return Fail(UNKNOWN, "an internal error occurred")
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), UNKNOWN)
     after = error.retry_after_seconds if isinstance(error, errors.Overloaded) else 0.0
-    return Fail(code, without_secrets(str(error)), retry_after_ms=min(3_600_000, round(1000 * after)))
+    return Fail(code, without_secrets(_naming_its_field(error)), retry_after_ms=min(3_600_000, round(1000 * after)))
+
+
+def _naming_its_field(error: IngleError) -> str:
+    """The message; a job has no list of problems beside it that would say which part of the input is meant."""
+    message = str(error)
+    field = error.field if isinstance(error, errors.InvalidRequest) else None
+    return message if field is None or re.search(rf"\b{re.escape(field)}\b", message) else f"{field}: {message}"
 
 
 def without_secrets(text: str) -> str:

@@ -84,10 +84,9 @@ class TranscribeHandler:
             request_id=job.id,
             interactive=False,
         )
+        keep_alive = keep_alive_of(self._services.limits, caller_of_a_job(self._services.keys), given.keep_alive)
         began = self._services.clock.monotonic()
         async with self._recording(job, given) as path:
-            caller = caller_of_a_job(self._services.keys)
-            keep_alive = keep_alive_of(self._services.limits, caller, given.keep_alive)
             started, said = await self._hear(name, path, wish, keep_alive, tell)
         model = started.model
         result = {
