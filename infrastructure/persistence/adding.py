@@ -30,8 +30,15 @@ class Adding:
     def __init__(self, spelling: Spelling) -> None:
         self._now = spelling.sql("SELECT now_ms()")
 
-    def add(self, connection: Connection, wanted: Sequence[NewJob], batch: NewBatch | None) -> Added:
-        """Insert what is not there yet. A unique index that refuses after all means that a twin was quicker."""
+    def add(
+        self, connection: Connection, wanted: Sequence[NewJob], batch: NewBatch | None, *, again: bool = False
+    ) -> Added:
+        """Insert what is not there yet. A unique index that refuses after all means that a twin was quicker.
+
+        `again` says that the same was tried before: it may have been committed without anybody hearing of it.
+        """
+        if again and (before := _stored_before(connection, wanted, batch)):
+            return before
         if batch is not None and (replay := _replayed(connection, batch)):
             return replay
         owner = wanted[0].owner_service
@@ -189,6 +196,15 @@ def _is_replay(wanted: Sequence[NewJob], placed: Sequence[Placed], batch: NewBat
     )
 
 
+def _stored_before(connection: Connection, wanted: Sequence[NewJob], batch: NewBatch | None) -> Added | None:
+    """What an earlier try of the same call stored: the ids are those of this call, nobody else has them."""
+    if batch is not None:
+        response = connection.execute(select(batches.c.response).where(batches.c.id == batch.id)).scalar()
+        return None if response is None else Added(_entries(response), batch.id)
+    there = _found(connection, [select(*_JOB).where(jobs.c.id == wanted[0].id)])
+    return Added([Placed(job.id, job.status, created=True, job=job) for job in there]) if there else None
+
+
 def _replayed(connection: Connection, batch: NewBatch) -> Added | None:
     """The answer that this batch key had before. Raises IdempotencyMismatch."""
     if batch.idempotency_key is None:
@@ -203,8 +219,11 @@ def _replayed(connection: Connection, batch: NewBatch) -> Added | None:
     batch_id, sha, response = there
     if sha != batch.request_sha256:
         raise IdempotencyMismatch
-    entries = [Placed(job_id, JobStatus(status), created) for job_id, status, created in json.loads(response)]
-    return Added(entries, batch_id, replayed=True)
+    return Added(_entries(response), batch_id, replayed=True)
+
+
+def _entries(response: str) -> list[Placed]:
+    return [Placed(job_id, JobStatus(status), created) for job_id, status, created in json.loads(response)]
 
 
 def _keep(connection: Connection, batch: NewBatch, placed: Sequence[Placed], now: int) -> None:

@@ -1,5 +1,6 @@
 """JobRepository in a database: each call one transaction."""
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -67,7 +68,10 @@ class SqlJobRepository:
 
     async def add(self, jobs: Sequence[NewJob], batch: NewBatch | None = None) -> Added:
         """Put jobs in line, all or none."""
-        added = await self._database.write(lambda c: self._adding.add(c, jobs, batch), repeatable=True)
+        tries = itertools.count()
+        added = await self._database.write(
+            lambda c: self._adding.add(c, jobs, batch, again=next(tries) > 0), repeatable=True
+        )
         self._ring(one.job for one in added.placed if one.created and one.job is not None)
         return added
 

@@ -1,8 +1,9 @@
-"""A gate before a broker: what goes through it is cut off, or never arrives, when a test says so."""
+"""A gate before a broker or a database: what goes through it is cut off, or never arrives, when a test says so."""
 
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 
 class Gate:
@@ -11,6 +12,8 @@ class Gate:
     def __init__(self, target: int) -> None:
         self._target = target
         self._silent = False
+        self._is_last: Callable[[bytes], bool] | None = None
+        self._then_shut = False
         self._lock = threading.Lock()
         self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -25,10 +28,27 @@ class Gate:
 
     def shut(self) -> None:
         """Cut every connection and refuse new ones, as a broker that is not running."""
+        self._refuse()
+        self._cut()
+
+    def cut_at(self, reply: Callable[[bytes], bool], *, then_shut: bool = False) -> None:
+        """Cut every connection, once, instead of the first reply for which that holds; then let new ones through."""
+        self._then_shut, self._is_last = then_shut, reply
+
+    def never_mind(self) -> bool:
+        """Let everything through again, after `cut_at`; whether something was cut."""
+        cut, self._is_last = self._is_last is None, None
+        if self._listener.fileno() < 0:
+            self.open()
+        return cut
+
+    def _refuse(self) -> None:
         # A thread that waits in accept would keep the port.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def _cut(self) -> None:
         with self._lock:
             for end in self._ends:
                 with contextlib.suppress(OSError):
@@ -48,11 +68,17 @@ class Gate:
                 with self._lock:
                     self._ends += [near, far]
                 for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=[source, sink], daemon=True).start()
+                    threading.Thread(target=self._pump, args=[source, sink, source is far], daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if replies and self._is_last is not None and self._is_last(data):
+                    self._is_last = None
+                    if self._then_shut:
+                        self._refuse()
+                    self._cut()
+                    return
                 if not self._silent:
                     sink.sendall(data)
         for end in (source, sink):
