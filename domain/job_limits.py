@@ -28,7 +28,10 @@ class QueueRules:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue as it is. `held_until` (milliseconds since the epoch) and `held_reason` are the breaker's."""
+    """A queue as it is.
+
+    `held_until` (milliseconds since the epoch) and `held_reason` are the breaker's, None where it does not hold it.
+    """
 
     rules: QueueRules
     held_until: int | None

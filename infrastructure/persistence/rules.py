@@ -33,14 +33,15 @@ class SqlJobRules:
         self._database = database
         # A row without a profile tells the time where nothing is held.
         self._held = database.spelling.sql(_HELD)
+        self._now = database.spelling.sql("SELECT now_ms()")
 
     async def queues(self) -> Sequence[QueueState]:
         """Every queue that is listed, by name."""
-        return await self._database.read(lambda connection: _states(connection, None))
+        return await self._database.read(lambda connection: self._states(connection, None))
 
     async def queue(self, model_profile: str) -> QueueState:
         """That queue, listed or not."""
-        found = await self._database.read(lambda connection: _states(connection, model_profile))
+        found = await self._database.read(lambda connection: self._states(connection, model_profile))
         return found[0] if found else QueueState(QueueRules(model_profile), None, None, 0, 0)
 
     async def set_queue(self, rules: QueueRules) -> None:
@@ -78,26 +79,27 @@ class SqlJobRules:
         rows = await self._database.read(lambda connection: connection.execute(self._held).all())
         return Holds(int(rows[0].now), {row.model_profile for row in rows if row.model_profile is not None})
 
+    def _states(self, connection: Connection, profile: str | None) -> list[QueueState]:
+        """One queue, or all."""
+        counts: dict[str, dict[str, int]] = {}
+        for status, index in (("pending", "ix_owner_pending"), ("running", "ix_running")):
+            query = select(jobs.c.model_profile, func.count()).where(jobs.c.status == text(f"'{status}'"))
+            query = query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
+            if profile is not None:
+                query = query.where(jobs.c.model_profile == profile)
+            for name, count in connection.execute(query.group_by(jobs.c.model_profile)):
+                counts.setdefault(name, {})[status] = count
+        query_rules = select(queues) if profile is None else select(queues).where(queues.c.model_profile == profile)
+        rows: dict[str, Row[Any]] = {row.model_profile: row for row in connection.execute(query_rules)}
+        names = sorted({*rows, *counts})
+        now = int(connection.execute(self._now).scalar_one())
+        return [_state(name, rows.get(name), counts.get(name, {}), now) for name in names]
 
-def _states(connection: Connection, profile: str | None) -> list[QueueState]:
-    """One queue, or all."""
-    counts: dict[str, dict[str, int]] = {}
-    for status, index in (("pending", "ix_owner_pending"), ("running", "ix_running")):
-        query = select(jobs.c.model_profile, func.count()).where(jobs.c.status == text(f"'{status}'"))
-        query = query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
-        if profile is not None:
-            query = query.where(jobs.c.model_profile == profile)
-        for name, count in connection.execute(query.group_by(jobs.c.model_profile)):
-            counts.setdefault(name, {})[status] = count
-    query_rules = select(queues) if profile is None else select(queues).where(queues.c.model_profile == profile)
-    rows: dict[str, Row[Any]] = {row.model_profile: row for row in connection.execute(query_rules)}
-    names = sorted({*rows, *counts})
-    return [_state(name, rows.get(name), counts.get(name, {})) for name in names]
 
-
-def _state(name: str, row: Row[Any] | None, counts: Mapping[str, int]) -> QueueState:
+def _state(name: str, row: Row[Any] | None, counts: Mapping[str, int], now: int) -> QueueState:
     pending, running = counts.get("pending", 0), counts.get("running", 0)
     if row is None:
         return QueueState(QueueRules(name), None, None, pending, running)
     rules = QueueRules(name, bool(row.paused), row.max_running, row.lease_ms, row.timeout_ms, rules_of(row.retry))
-    return QueueState(rules, row.held_until, row.held_reason, pending, running)
+    until = row.held_until if (row.held_until or 0) > now else None
+    return QueueState(rules, until, None if until is None else row.held_reason, pending, running)

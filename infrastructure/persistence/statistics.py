@@ -51,7 +51,7 @@ _SIZES = {
     "sqlite": "SELECT (SELECT page_count FROM pragma_page_count()) * (SELECT page_size FROM pragma_page_size())",
     "postgresql": "SELECT pg_database_size(current_database())",
 }
-_QUEUES = "SELECT model_profile, paused, held_until FROM queues"
+_QUEUES = "SELECT model_profile, paused, CASE WHEN held_until > now_ms() THEN held_until END AS held_until FROM queues"
 
 
 class SqlJobStatistics:

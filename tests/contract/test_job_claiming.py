@@ -14,6 +14,7 @@ from domain.job_repository import (
 from domain.new_job import NewBatch
 from tests.contract.conftest import Keeper, new_job
 from tests.contract.job_calls import DONE, LEASE, added, change, claimed, settle
+from tests.databases import EPOCH_MS
 
 
 async def test_a_claim_takes_by_priority_then_place_in_line_then_age(keeper: Keeper) -> None:
@@ -130,9 +131,11 @@ async def test_a_breaker_holds_a_queue_after_five_failures_then_lets_one_through
     for job in await claimed(keeper, 5):
         await settle(keeper, job, Fail("provider_unavailable"))
     state = await keeper.rules.queue("qwen")
-    assert state.held_reason == "provider_unavailable"
+    assert (state.held_until, state.held_reason) == (EPOCH_MS + 30_000, "provider_unavailable")
     assert await claimed(keeper, 9) == []
     await keeper.advance(30_001)
+    for state in (await keeper.rules.queue("qwen"), *await keeper.rules.queues()):
+        assert (state.held_until, state.held_reason) == (None, None)
     [job] = await claimed(keeper, 9)
     await settle(keeper, job, DONE)
     assert len(await claimed(keeper, 9)) >= 2

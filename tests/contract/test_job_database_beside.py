@@ -223,6 +223,21 @@ async def test_statistics_equal_a_recount_after_a_random_history(kept: Kept) -> 
     assert {owner["owner_service"] for owner in alone["by_owner"]} <= {"a"}
 
 
+async def test_a_queue_is_told_to_be_held_only_while_it_is(kept: Kept) -> None:
+    await kept.jobs.add([new_job(max_attempts=9) for _ in range(6)], NewBatch("b", "telephony"))
+    for job in await kept.jobs.claim(Claim("w", 5)):
+        await kept.jobs.settle(Settlement(job.id, Fail("provider_unavailable"), job.lease_token))
+
+    async def held_until() -> int | None:
+        [queue] = (await SqlJobStatistics(kept.database).stats(60_000))["by_model_profile"]
+        found: int | None = queue["held_until"]
+        return found
+
+    assert await held_until() == EPOCH_MS + 30_000
+    await kept.advance(30_000)
+    assert await held_until() is None
+
+
 async def test_times_and_throughput_are_those_of_the_window(kept: Kept) -> None:
     statistics = SqlJobStatistics(kept.database)
     await kept.jobs.add([new_job()])

@@ -346,6 +346,7 @@ class InMemoryJobRepository:
     async def queue(self, model_profile: str) -> QueueState:
         """That queue."""
         until = self._breakers.get(model_profile, (0, 0))[1]
+        until = until if until > self.now() else 0
         line = [job.status for job in self.jobs.values() if job.model_profile == model_profile]
         return QueueState(
             self._rules.get(model_profile, QueueRules(model_profile)),
