@@ -1,6 +1,7 @@
 """`Prefer: respond-async`: the request becomes a job, and the answer tells where to look for it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from api.answers import json_answer
 from api.auth import caller_of
+from api.canonical import canonical_sha256
 from api.errors import InsufficientScope, PayloadTooLarge
 from api.job_services import JobServices
 from api.request_ids import request_id_of
@@ -17,6 +19,7 @@ from api.services import Services
 from application.job_queue import cost_of, new_job_id
 from domain.access import Scope
 from domain.errors import NotOffered, UnsupportedParameter
+from domain.job_repository import Placed
 from domain.new_job import NewJob
 
 OWNER = "respond-async"
@@ -60,13 +63,41 @@ def refuse_stream(stream: bool | None) -> None:
         raise UnsupportedParameter("stream: a job answers in one piece, leave it out", field="stream")
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job that will answer; `replayed` where an earlier request of the same key had made it."""
+
+    placed: Placed
+    replayed: bool
+
+    def response(self) -> Response:
+        """202, and where to look."""
+        headers = {"location": f"/api/v1/jobs/{self.placed.id}", "preference-applied": _PREFERENCE}
+        if self.replayed:
+            headers["idempotency-replayed"] = "true"
+        record = {"id": self.placed.id, "task_id": self.placed.id, "status": self.placed.status.value}
+        return json_answer(record, 202, headers)
+
+
 async def submit_job(
-    services: Services, request: Request, task_type: str, model: str, given: Mapping[str, Any]
-) -> Response:
-    """202 for a job of that type, which is to do with `given` what the route would have done at once."""
+    services: Services,
+    request: Request,
+    task_type: str,
+    model: str,
+    given: Mapping[str, Any],
+    *,
+    same: Mapping[str, Any] | None = None,
+) -> Accepted:
+    """A job of that type, which is to do with `given` what the route would have done at once.
+
+    An `Idempotency-Key` makes one job of all requests with the same `same`, `given` where that is not said. Raises
+    IdempotencyMismatch for another request with that key.
+    """
     jobs = jobs_of(services, request)
     if len(orjson.dumps(given)) > jobs.limits.input_bytes:
         raise PayloadTooLarge(jobs.limits.input_bytes)
+    key = request.headers.get("idempotency-key")
+    asked = {"task_type": task_type, "model": model, "input": given if same is None else same}
     new = NewJob(
         id=new_job_id(services.clock.now()),
         owner_service=owner_of(request),
@@ -76,14 +107,12 @@ async def submit_job(
         timeout_ms=_timeout_ms(request),
         default_timeout_ms=jobs.defaults.timeout_of(task_type),
         cost=cost_of(task_type, given),
+        idempotency_key=key,
+        request_sha256=None if key is None else canonical_sha256(asked),
         request_id=request_id_of(request.scope),
     )
-    [placed] = (await jobs.queue.submit([new])).placed
-    return json_answer(
-        {"id": placed.id, "task_id": placed.id, "status": placed.status.value},
-        202,
-        {"location": f"/api/v1/jobs/{placed.id}", "preference-applied": _PREFERENCE},
-    )
+    added = await jobs.queue.submit([new])
+    return Accepted(added.placed[0], added.replayed)
 
 
 def _timeout_ms(request: Request) -> int | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from api.canonical import canonical_sha256
 from api.job_services import JobLimits, JobServices
 from api.jobs.handlers import job_handlers
-from api.jobs.record import canonical_sha256
 from api.native.as_job import GenerateHandler
 from api.services import Services
 from api.uploads import UploadFolder

@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field
 from starlette.requests import Request
 
 from api.bodies import Body
+from api.canonical import canonical_sha256
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
 from api.jobs.binding import owner_for
 from api.jobs.reading import one_said
-from api.jobs.record import canonical_sha256
 from api.request_ids import request_id_of
 from application.job_queue import cost_of, new_job_id
 from domain.new_job import CODE, NewJob, OnConflict

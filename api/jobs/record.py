@@ -1,8 +1,6 @@
 """Jobs, and what belongs to them, as JSON."""
 
-import json
 from collections.abc import Collection, Sequence
-from hashlib import sha256
 from typing import Any
 
 from api.times import rfc3339
@@ -97,9 +95,3 @@ def event_record(event: JobEvent) -> dict[str, Any]:
         "error_code": event.error_code,
         "note": event.note,
     }
-
-
-def canonical_sha256(value: Any) -> str:
-    """The hash of a JSON value: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256(text.encode()).hexdigest()

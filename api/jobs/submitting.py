@@ -13,12 +13,13 @@ from starlette.responses import Response
 from api.answers import json_answer
 from api.auth import needs
 from api.bodies import Body, validate
+from api.canonical import canonical_sha256
 from api.docs_page import schema_of
 from api.errors import InvalidFields, PayloadTooLarge, Problem
 from api.job_services import JobServices
 from api.jobs.job_body import JobBody, new_job
 from api.jobs.reading import SMALL, one_said, read_job_json
-from api.jobs.record import canonical_sha256, job_record
+from api.jobs.record import job_record
 from application.job_queue import new_job_id
 from domain.access import Scope
 from domain.errors import InvalidRequest

@@ -11,12 +11,13 @@ from starlette.responses import Response
 from api.answers import json_answer
 from api.auth import needs
 from api.bodies import Body, validate
+from api.canonical import canonical_sha256
 from api.errors import InvalidFields, PayloadTooLarge, Problem
 from api.job_services import JobServices
 from api.jobs.binding import check_work, profiles_for
 from api.jobs.job_body import Code
 from api.jobs.reading import SMALL, job_id_of, one_said, read_job_json
-from api.jobs.record import canonical_sha256, claimed_record, job_record, moment
+from api.jobs.record import claimed_record, job_record, moment
 from api.streaming import unless_client_leaves
 from domain.access import Scope
 from domain.errors import IngleError, LeaseRequired

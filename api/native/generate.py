@@ -37,7 +37,8 @@ def routes(services: Services) -> APIRouter:
         if wants_job(request):
             jobs_of(services, request)
             model_of = analysis_model if is_analysis(body) else completion_model
-            return await submit_job(services, request, "generate", await model_of(services, request, body), body)
+            model = await model_of(services, request, body)
+            return (await submit_job(services, request, "generate", model, body)).response()
         if is_analysis(body):
             return await analyse(services, request, body)
         return await complete(services, request, body)

@@ -1,5 +1,7 @@
 """POST /transcribe: a recording in, what is said in it out."""
 
+import asyncio
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -10,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.auth import needs
-from api.background import ACCEPTED, jobs_of, owner_of, wants_job
+from api.background import ACCEPTED, Accepted, jobs_of, owner_of, wants_job
 from api.bodies import Body
 from api.docs_page import schema_of
 from api.native.transcribing import TranscribeCall, check_not_empty
@@ -18,8 +20,9 @@ from api.services import Services
 from api.speech_fields import options_of
 from api.speech_options import TranscribeOptions
 from api.uploads import UploadFolder, claimed_bytes, received_files
+from application.stored_files import StoredFiles
 from domain.access import Scope
-from domain.errors import IngleError
+from domain.errors import DatabaseUnavailable, IngleError
 
 FILE_FIELDS = ("file", "audio_file", "audio")
 
@@ -51,18 +54,36 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
             check_not_empty(upload.size)
             if files is not None:
                 call.check_background()
-                file = await files.keep(upload.path, owner_of(request))
-                try:
-                    return await call.submit("transcribe", {"file_path": file.token})
-                except IngleError:
-                    await files.discard(file)
-                    raise
+                return (await _submitted(call, request, files, upload.path)).response()
             if not options.stream:
                 return await call.answer(nullcontext(upload.path))
             # From here on the file belongs to the stream, which ends after this function.
             return await call.stream(_held(stack.pop_all(), upload.path))
 
     return router
+
+
+async def _submitted(call: TranscribeCall, request: Request, files: StoredFiles, path: Path) -> Accepted:
+    """A job that hears the upload at `path`, or the one that an earlier request of the same key had made."""
+    keyed = "idempotency-key" in request.headers
+    heard = {"sha256": await asyncio.to_thread(_sha256_of, path)} if keyed else None
+    file = await files.keep(path, owner_of(request))
+    try:
+        accepted = await call.submit("transcribe", {"file_path": file.token}, heard=heard)
+    except DatabaseUnavailable:
+        # The job may be there; the file goes where it is not.
+        raise
+    except IngleError:
+        await files.discard(file)
+        raise
+    if accepted.replayed:
+        await files.discard(file)
+    return accepted
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @asynccontextmanager

@@ -48,7 +48,7 @@ def routes(services: Services, folder: UploadFolder) -> APIRouter:
             jobs_of(services, request)
             call.check_background()
             await services.fetcher.check(options.url)
-            return await call.submit("transcribe_url", {"url": options.url})
+            return (await call.submit("transcribe_url", {"url": options.url})).response()
         return await call.respond(_fetched(services, folder, options.url))
 
     return router

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.auth import caller_of
-from api.background import refuse_stream, submit_job
+from api.background import Accepted, refuse_stream, submit_job
 from api.error_shapes import detail_of, public
 from api.errors import statuses_of
 from api.request_ids import request_id_of
@@ -72,10 +72,13 @@ class TranscribeCall:
         refuse_stream(self.options.stream)
         spec_for(self._services.pool, self.name, Task.SPEECH)
 
-    async def submit(self, task_type: str, source: Mapping[str, Any]) -> Response:
-        """The answer that the same is done as a job of that type, whose recording lies at `source`."""
-        given = {**self.options.as_json(), **source}
-        return await submit_job(self._services, self._request, task_type, self.name, given)
+    async def submit(
+        self, task_type: str, source: Mapping[str, Any], *, heard: Mapping[str, Any] | None = None
+    ) -> Accepted:
+        """The same as a job of that type, whose recording lies at `source`; `heard` tells recordings apart."""
+        said = self.options.as_json()
+        same = {**said, **(heard or source)}
+        return await submit_job(self._services, self._request, task_type, self.name, {**said, **source}, same=same)
 
     async def stream(self, audio: Audio) -> Response:
         """Events as they come."""

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from api.canonical import canonical_sha256
 from api.jobs.handlers import job_handlers
-from api.jobs.record import canonical_sha256
 from api.native.as_job import GenerateHandler
 from api.uploads import UploadFolder
 from application.job_ports import WakeUp

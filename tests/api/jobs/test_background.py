@@ -146,6 +146,34 @@ async def test_an_upload_whose_job_is_refused_is_not_kept(office: Office, tmp_pa
     assert len(kept(tmp_path)) == 1
 
 
+ASKED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("/generate", {"json": {"prompt": "one", "seed": 7}}, {"json": {"seed": 8, "prompt": "one"}}),
+    ("/transcribe/url", {"json": {"url": URL}}, {"json": {"url": URL, "beam_size": 3}}),
+    ("/transcribe", {"files": upload()}, {"files": upload(content=SOUND + b"more")}),
+)
+
+
+@pytest.mark.parametrize(("path", "one", "other"), ASKED)
+async def test_requests_with_the_same_key_are_one_job(
+    office: Office, tmp_path: Path, path: str, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    office.world.fetcher.pages[URL] = SOUND
+    keyed = ASYNC | {"idempotency-key": "once"}
+    first = await office.client.post(path, **one, headers=keyed)
+    job_id = accepted(first)
+    again = await office.client.post(path, **one, headers=keyed)
+    assert (accepted(again), again.headers["idempotency-replayed"]) == (job_id, "true")
+    assert "idempotency-replayed" not in first.headers
+    refused(await office.client.post(path, **other, headers=keyed), 422, "idempotency_mismatch")
+    assert accepted(await office.client.post(path, **one, headers=ASYNC)) != job_id
+    bad = ASYNC | {"idempotency-key": "x" * 129}
+    refused(await office.client.post(path, **one, headers=bad), 422, "validation_error")
+    jobs = (await office.get("/jobs")).json()["jobs"]
+    assert [job["idempotency_key"] for job in jobs] == [None, "once"]
+    assert len(kept(tmp_path)) == (2 if path == "/transcribe" else 0)
+    assert office.world.uploads == []
+
+
 FORMS: tuple[dict[str, Any], ...] = (
     {},
     {"language": "English", "prompt": "Ahem.", "task": "translate", "word_timestamps": "true"},
