@@ -60,7 +60,7 @@ class Provider:
 
 @contextmanager
 def running(tmp_path: Path, settings: dict[str, str]) -> Iterator[tuple[Any, httpx2.Client]]:
-    with serving(tmp_path, **settings) as server, client_of(server) as client:
+    with serving(tmp_path, forked=True, **settings) as server, client_of(server) as client:
         yield server.process, client
 
 
@@ -120,7 +120,7 @@ def test_a_server_that_drains_still_settles_jobs_and_begins_nothing(tmp_path: Pa
                 return str(answer.json()["id"])
 
             def claimed() -> list[dict[str, Any]]:
-                wanted = {"worker_id": "elsewhere", "task_types": ["parse"], "wait": 30}
+                wanted = {"worker_id": "elsewhere", "task_types": ["parse"], "wait_seconds": 30}
                 return list(client.post("/api/v1/jobs/claim", json=wanted).json()["jobs"])
 
             ours, theirs = create("llm_chat"), create("parse", model_profile="parser")
