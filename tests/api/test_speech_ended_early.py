@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import httpx2
 import numpy as np
+import orjson
 import pytest
 
 from application.model_pool import ModelPool
@@ -19,11 +20,12 @@ from models.inference_thread import InferenceThread
 from models.speech.abilities import Abilities
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
+from models.speech.guard import Decoded
 from models.speech.options import EngineOptions
 from tests.api.test_upload_statuses import EngineRepository
 from tests.api.world import SPEECH, Served, World, serving, until
 from tests.fakes.models import speech_spec
-from tests.models.scripted_ears import RATE, ScriptedEars, counting
+from tests.models.scripted_ears import RATE, Asked, ScriptedEars, counting, said
 
 ROWS = 2
 WINDOW = 9.0
@@ -176,3 +178,46 @@ async def test_a_model_that_streams_stays_until_it_has_ended_unless_it_is_forced
     assert '"code":"request_cancelled"' in last or not force
     assert (gone.json()["status"], stage.ears.is_closed) == ("unloaded", True)
     assert stage.world.uploads == []
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+async def test_a_deadline_is_504_or_the_last_event_and_leaves_nothing(stage: Stage, stream: str) -> None:
+    assert (await stage.send(counting(3), "first")).json()["text"] == "1"
+    stage.ears.gate.clear()
+    response = await stage.send(counting(LONG), "doomed", stream=stream, timeout="0.5")
+    if stream == "true":
+        assert response.status_code == 200
+        last = orjson.loads(response.text.strip().rpartition("data: ")[2])
+        assert last["type"] == "error"
+    else:
+        assert response.status_code == 504
+        last = response.json()
+    assert (last["status"], last["code"]) == (504, "deadline_exceeded")
+    await until(lambda: sum(resident.in_flight for resident in stage.pool.residents()) == 0)
+    assert stage.world.uploads == []
+    assert stage.decoder._jobs == set()
+    stage.ears.gate.set()
+    assert (await stage.send(counting(3), "next")).json()["text"] == "1"
+
+
+@pytest.mark.parametrize("route", ["/transcribe", "/v1/audio/transcriptions"])
+async def test_a_window_that_is_heard_again_keeps_its_place_in_streams(stage: Stage, route: str) -> None:
+    def answer(asked: Asked) -> Decoded:
+        doubtful = asked.second == 9 and asked.key.frames < 3000
+        return said(f" {asked.second}", asked.seconds, avg_logprob=-1.5 if doubtful else -0.2)
+
+    stage.ears.answer = answer
+    files, data = {"file": recording(counting(30))}, {"vad_filter": "false", "language": "en", "model": SPEECH}
+    response = await stage.served.client.post(route, files=files, data=data | {"stream": "true"})
+    frames = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
+    events = [orjson.loads(frame) for frame in frames]
+    assert [seconds for seconds, frames in stage.ears.encoded if frames == 3000] == [[9]]
+    if route == "/transcribe":
+        texts = [event["segment"]["text"] for event in events if event["type"] == "segment"]
+        whole = events[-1]["body"]["text"]
+    else:
+        texts = [event["delta"] for event in events if event["type"] == "transcript.text.delta"]
+        whole = events[-1]["text"]
+    assert "".join(texts).strip() == whole
+    assert [int(text) for text in texts] == sorted(int(text) for text in texts)
+    assert {1, 5, 9, 13} <= {int(text) for text in texts}
