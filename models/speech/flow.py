@@ -203,18 +203,19 @@ class Flow:
         if verdict is Verdict.DROP:
             self.counts.dropped += 1
             return None, self._done(slot, ())
-        if slot.attempt == 0:
-            self.counts.redone += 1
+        is_first = slot.attempt == 0
         window = slot.window
         halves = None
         if verdict is Verdict.SPLIT:
             halves = window.halves(lambda low, high: self._quietest(window.channel, low, high))
         if halves is not None:
+            self.counts.redone += is_first
             return None, self._split(slot, halves)
         while slot.attempt + 1 < len(self._ways):
             slot.attempt += 1
             again = self._row(slot)
             if again.key != row.key:
+                self.counts.redone += is_first
                 return None, [again]
         return self._least_bad(slot), []
 
