@@ -26,9 +26,6 @@ from models.text.placement import Placement, place_text
 
 log = logging.getLogger(__name__)
 
-# What a cache that has more room than it needs may take of what is left when its model is loaded.
-_CACHE_SHARE = 0.25
-
 
 class TextLoads:
     """Loads text models, and keeps the weights of those that had to make way on a GPU."""
@@ -90,7 +87,7 @@ class TextLoads:
             precision=placement.precision,
             quantization=placement.quantization,
             num_ctx=self._context(options),
-            cache_bytes=need.cache + self._cache_room(need.device),
+            cache_bytes=max(need.cache, self._cache_bound(need)),
             options=self._engine.with_parallel(options.num_parallel),
             threads=threads,
             thread=thread,
@@ -129,13 +126,10 @@ class TextLoads:
     def _context(self, options: LoadOptions) -> int:
         return options.num_ctx or self._context_length
 
-    def _cache_room(self, device: str) -> int:
-        """What a cache may take at most beyond what it is promised.
-
-        On CPU it takes memory only as it is used, and asks before; elsewhere all of it at once.
-        """
-        budget = self._budgets.of(device)
-        return budget.limit if device == "cpu" else int(budget.room * _CACHE_SHARE)
+    def _cache_bound(self, need: MemoryNeed) -> int:
+        """What a cache could take if no other model were there; it asks before it takes more than was promised."""
+        budget = self._budgets.of(need.device)
+        return budget.ceiling - need.weights - need.workspace if need.is_on_gpu else budget.limit
 
 
 def _source_of(installed: InstalledModel) -> Path:

@@ -56,6 +56,13 @@ class BlockManager:
         return len(self._blocks) - len(self._withheld)
 
     @property
+    def num_gaps(self) -> int:
+        """How many of the blocks that may not be used come before one that may."""
+        withheld = set(self._withheld)
+        last = next((block for block in reversed(range(len(self._blocks))) if block not in withheld), -1)
+        return last + 1 - self.num_granted
+
+    @property
     def num_untouched(self) -> int:
         """How many of the granted ones were not used since they were granted."""
         return len(self._untouched) - len(self._withheld)

@@ -1,11 +1,15 @@
 """How much of the KV cache may be used: what was promised, more while there is room, less when others need it."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from models import memory
 from models.text.block_manager import BlockManager
 from models.text.kv_cache import KVCache
+
+log = logging.getLogger(__name__)
 
 # The cache grows by so many tokens at once, so that it asks seldom and its blocks lie together.
 _SLAB_TOKENS = 1024
@@ -47,21 +51,26 @@ def sum_of(uses: Iterable[CacheUse]) -> CacheUse:
 class CacheMemory:
     """The cache and the blocks that manage it, as one thing that grows and shrinks; for the owner thread.
 
-    `promised_tokens` can always be had; what lies above comes and goes. Where the cache cannot give memory back, all
-    of it is granted at once and stays.
+    `promised_tokens` can always be had; what lies above comes and goes. Where the cache is no address space it is
+    copied to grow and to shrink: granted blocks take memory at once, and are the first ones at any time.
     """
 
     def __init__(self, cache: KVCache, promised_tokens: int, wanted_tokens: int, budget: CacheBudget | None) -> None:
-        """`wanted_tokens` are granted at once if there is room. Without a budget all of the cache is."""
+        """`wanted_tokens` are granted at once if there is room and that takes no memory yet.
+
+        Without a budget all of the cache is granted. Raises RuntimeError where there is no memory for what is promised.
+        """
         self._cache = cache
-        self._budget = budget if cache.can_discard else None
+        self._budget = budget
         size = cache.block_size
         promised = None if self._budget is None else -(-promised_tokens // size)
         self.blocks = BlockManager(cache.tokens // size, size, granted=promised, ask=self._more)
         self._promised = self._booked = self.blocks.num_granted
-        self._awaits = False
+        self._awaits = self._is_full = False
+        cache.resize(self.blocks.num_granted)
         if self._budget is not None:
             self._budget.watch(self)
+        if self._budget is not None and cache.can_discard:
             # What is wanted beyond the promise costs nobody a model.
             wanted = min(-(-wanted_tokens // size), self.blocks.num_blocks) - self._promised
             self.blocks.grant(self._granted(max(0, wanted)))
@@ -69,10 +78,9 @@ class CacheMemory:
     @property
     def untouched_bytes(self) -> int:
         """What may still be touched without asking; read from any thread, never less than the truth."""
-        if not self._cache.can_discard:
-            return 0
         not_yet_given = max(0, self._booked - self.blocks.num_granted)
-        return (self.blocks.num_untouched + not_yet_given) * self._cache.block_bytes
+        untouched = self.blocks.num_untouched if self._cache.can_discard else 0
+        return (untouched + not_yet_given) * self._cache.block_bytes
 
     @property
     def awaits_more(self) -> bool:
@@ -87,9 +95,13 @@ class CacheMemory:
 
     def give_back(self) -> None:
         """Give back what no sequence uses: the content of free blocks, and their memory."""
-        if self._cache.can_discard:
-            self._cache.discard(self.blocks.give_back(self._promised))
-            self._booked = self.blocks.num_granted
+        idle = self.blocks.give_back(self._promised)
+        if not self._cache.can_discard:
+            # Only the end can be cut off: what lies before a block in use stays.
+            self.blocks.grant(self.blocks.num_gaps)
+        self._booked = self.blocks.num_granted
+        self._cache.discard(idle)
+        self._resize(self.blocks.num_granted)
 
     def close(self) -> None:
         """Let go of the blocks, so that whoever still knows those keeps neither the memory nor the promise of it."""
@@ -97,18 +109,45 @@ class CacheMemory:
 
     def _more(self, missing: int) -> int:
         """Blocks that may be used from now on: a slab if possible, else just those that are missing."""
-        slab = max(missing, _SLAB_TOKENS // self._cache.block_size)
-        slab = min(slab, self.blocks.num_blocks - self.blocks.num_granted)
-        got = self._granted(slab) or self._granted(missing)
-        self._awaits = not got and self._budget is not None and self._budget.lacks(slab * self._cache.block_bytes)
+        left = self.blocks.num_blocks - self.blocks.num_granted
+        slab = min(left, max(missing, _SLAB_TOKENS // self._cache.block_size))
+        # Where all of it is copied each time, it grows by half, so that this happens seldom.
+        half = slab if self._cache.can_discard else min(left, max(slab, self.blocks.num_granted // 2))
+        self._is_full = False
+        got = next(filter(None, map(self._granted, sorted({half, slab, missing}, reverse=True))), 0)
+        # Where the budget knew of room that was not there, nobody could make any, and would have us try for ever.
+        is_short = not got and not self._is_full
+        self._awaits = is_short and self._budget is not None and self._budget.lacks(self._bytes_for(slab))
         return got
 
     def _granted(self, count: int) -> int:
-        """`count`, booked until the block manager has them, or 0."""
+        """`count`, with memory for them, booked until the block manager has them; or 0."""
         if self._budget is None or not count:
             return 0
 
         def take() -> None:
             self._booked = self.blocks.num_granted + count
 
-        return count if self._budget.grant(count * self._cache.block_bytes, take) else 0
+        if not self._budget.grant(self._bytes_for(count), take):
+            return 0
+        if self._resize(self.blocks.num_granted + count):
+            return count
+        self._booked, self._is_full = self.blocks.num_granted, True
+        return 0
+
+    def _bytes_for(self, count: int) -> int:
+        """What `count` more blocks take, on the way included."""
+        wanted = self.blocks.num_granted + count
+        return count * self._cache.block_bytes + self._cache.bytes_on_the_way(wanted)
+
+    def _resize(self, held: int) -> bool:
+        """Whether there was room for it; if not, the cache is no smaller than it was or than it should be."""
+        try:
+            self._cache.resize(held)
+        except RuntimeError as error:
+            if not memory.ran_out(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            log.warning("the cache of %d blocks cannot be resized to %d: %s", self._cache.held, held, reason)
+            return False
+        return True

@@ -83,7 +83,9 @@ def load_text(
     if not (options.speculation and reads_alike(loaded)):
         limits = replace(limits, guesses=0)
     num_ctx = min(num_ctx, _furthest_position(loaded.config))
-    cache = _make_cache(spec, loaded, num_ctx, cache_bytes, limits, precision, device)
+    cache = _make_cache(spec, loaded, num_ctx, cache_bytes, limits, precision, device, can_grow=budget is not None)
+    if not _may_grow(loaded, cache):
+        budget = None
     context = min(num_ctx or _context_of(loaded.config), cache.tokens)
     runner = runner_for(loaded, cache, device, limits=limits, context=context, threads=threads)
     promised = num_ctx or min(context, PROMISED_TOKENS)
@@ -139,6 +141,8 @@ def _make_cache(
     limits: Limits,
     precision: Precision,
     device: torch.device,
+    *,
+    can_grow: bool,
 ) -> KVCache:
     config, block_size = loaded.config, block_size_for(loaded)
     kv_heads, head_dim = heads_of(config)
@@ -154,7 +158,14 @@ def _make_cache(
             available_bytes=cache_bytes,
         )
     blocks = -(-tokens // block_size)
-    return KVCache(config.num_hidden_layers, blocks, block_size, kv_heads, head_dim, dtype=dtype, device=device)
+    shape = (config.num_hidden_layers, blocks, block_size, kv_heads, head_dim)
+    held = 0 if can_grow and not isinstance(loaded.model, NativeDecoder) else None
+    return KVCache(*shape, dtype=dtype, device=device, held=held)
+
+
+def _may_grow(loaded: LoadedWeights, cache: KVCache) -> bool:
+    """The native kernels are told once where the cache lies: it may be address space, and never move."""
+    return cache.can_discard or not isinstance(loaded.model, NativeDecoder)
 
 
 def _context_of(config: PretrainedConfig) -> int:

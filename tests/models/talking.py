@@ -60,21 +60,22 @@ def talking(
     num_ctx: int = 0,
     speculation: bool = True,
     place: WaitingPlace | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[TextEngine]:
     """An engine over the model in `directory`, on a thread of its own; in float32, unless its products are `int8`.
 
-    On a GPU in what the GPU is thought to be best at.
+    On a GPU in what the GPU is thought to be best at, unless `dtype` is another one.
     """
-    precision = Precision(int8, torch.float32)
-    if device != "cpu":
-        precision = place_text(LoadOptions(device=device)).precision
+    chosen = Precision(int8, dtype or torch.float32)
+    if device != "cpu" and dtype is None:
+        chosen = place_text(LoadOptions(device=device)).precision
     thread = InferenceThread("test")
     yield load_text(
         SPEC,
         directory,
         lambda layout: directory.parent / layout,
         device=torch.device(device),
-        precision=precision,
+        precision=chosen,
         quantization="int8" if int8 else "none",
         num_ctx=num_ctx,
         cache_bytes=cache_bytes,
