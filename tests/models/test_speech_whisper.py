@@ -3,12 +3,12 @@
 import asyncio
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jiwer
 import psutil
@@ -22,7 +22,6 @@ from domain.listening import DecodingOptions, VadOptions
 from domain.rung import RungVerdict
 from domain.subtitles import SubtitleFormat, render
 from domain.transcription import (
-    DetectionRequest,
     Progress,
     Segment,
     SpeechTask,
@@ -33,7 +32,7 @@ from models import memory
 from models.speech.decoder import AudioDecoder
 from models.speech.engine import WhisperEngine
 from models.speech.loader import load_whisper
-from models.speech.whisper import Ears, Sound, WhisperEars
+from models.speech.whisper import WhisperEars
 from tests.models.sound import sound_file, tone
 
 if TYPE_CHECKING:
@@ -174,49 +173,6 @@ async def test_a_long_recording_becomes_cues_that_can_be_read_and_begin_where_it
     processed = [event.processed for event in found if isinstance(event, Progress)]
     assert processed == sorted(processed)
     assert processed[-1] == pytest.approx(transcript.duration)
-
-
-class CountingEars:
-    """The same ears; `encoded` are the frames of each sound that they were given."""
-
-    def __init__(self, ears: Ears) -> None:
-        self._ears = ears
-        self.encoded: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ears, name)
-
-    def encode(self, sounds: Sequence[Sound], frames: int) -> Any:
-        """Count them."""
-        self.encoded += [frames] * len(sounds)
-        return self._ears.encode(sounds, frames)
-
-
-@pytest.fixture
-def counted(engine: WhisperEngine) -> Iterator[CountingEars]:
-    """What the engine encodes while the test runs."""
-    ears = engine._listener.ears
-    engine._listener.ears = counting = CountingEars(ears)
-    yield counting
-    engine._listener.ears = ears
-
-
-@pytest.mark.parametrize("name", [*CLIPS, "jfk.mp3"])
-async def test_the_language_is_told_by_one_encoding(
-    engine: WhisperEngine, counted: CountingEars, audio_dir: Path, name: str
-) -> None:
-    heard = await engine.detect_language(audio_dir / name, DetectionRequest())
-    assert heard.candidates[0][0] == "en"
-    assert heard.candidates[0][1] > 0.8
-    assert (len(heard.candidates), heard.windows) == (5, 1)
-    assert len(counted.encoded) == 1
-
-
-async def test_a_clear_language_costs_no_encoding_beside_those_of_its_windows(
-    engine: WhisperEngine, counted: CountingEars, audio_dir: Path
-) -> None:
-    transcript = await transcribe(engine, audio_dir / "jfk.wav", TranscriptionRequest(timestamps=False))
-    assert (transcript.language, len(counted.encoded)) == ("en", len(transcript.segments))
 
 
 async def test_every_way_of_asking_is_understood_by_the_model(engine: WhisperEngine, audio_dir: Path) -> None:
