@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 
+from tests.faults.nursery import Process, fork
 from tests.faults.test_jobs_killed import QUICK, client_of, until
 from tests.faults.test_serve import serving
 from tests.providers.stub import delta
@@ -70,7 +71,7 @@ class Provider:
 class CeleryWorker:
     """The process, and what it logs."""
 
-    process: "subprocess.Popen[str]"
+    process: Process
     lines: list[str] = field(default_factory=list)
 
     def logged(self, text: str) -> int:
@@ -102,19 +103,24 @@ class Town:
         mine = {**self.settings, "INGLE_JOBS_EXECUTOR": "celery", **settings}
         home = self.folder / "server"
         home.mkdir(exist_ok=True)
-        with serving(home, **mine) as server, client_of(server) as client:
+        with serving(home, forked=True, **mine) as server, client_of(server) as client:
             yield client
             server.process.send_signal(signal.SIGTERM)
             server.process.wait(30)
 
     @contextmanager
-    def working(self, name: str, **settings: str) -> Iterator[CeleryWorker]:
+    def working(self, name: str, *, forked: bool = True, **settings: str) -> Iterator[CeleryWorker]:
         """A Celery worker of all queues, as soon as it listens."""
-        command = [sys.executable, "-m", "celery", "-A", "ingle.celery_app", "worker", "-n", f"{name}-{os.getpid()}@%h"]
+        command = ["celery", "-A", "ingle.celery_app", "worker", "-n", f"{name}-{os.getpid()}@%h"]
         environ = self.environ(INGLE_WORKER_ID=name, INGLE_DATA_DIR=str(self.folder / name), **settings)
-        with subprocess.Popen(
-            command, env=environ, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        started: AbstractContextManager[Process]
+        if forked:
+            started = fork(command, env=environ, cwd=self.folder, complaints=True)
+        else:
+            out, err = subprocess.PIPE, subprocess.STDOUT
+            whole = [sys.executable, "-m", *command]
+            started = subprocess.Popen(whole, env=environ, cwd=self.folder, stdout=out, stderr=err, text=True)
+        with started as process:
             worker = CeleryWorker(process)
             threading.Thread(target=worker.read, daemon=True).start()
             try:

@@ -77,7 +77,7 @@ def client(town: Town, gate: Gate) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="module")
 def worker(town: Town, client: httpx2.Client) -> Iterator[CeleryWorker]:
-    with town.working("first") as worker:
+    with town.working("first", forked=False) as worker:
         yield worker
 
 
@@ -224,7 +224,7 @@ def test_a_worker_whose_broker_is_deaf_takes_over_from_a_killed_one_and_gives_ba
 def test_a_job_is_run_that_rabbitmq_told_of(provider: Provider, tmp_path: Path) -> None:
     queue = f"ingle-test-{uuid.uuid4().hex}"
     town = town_of(tmp_path, provider, RABBITMQ)
-    queues = {"INGLE_CELERY_QUEUES": ",".join(f"{task}={queue}" for task in HANDLED_TYPES)}
+    queues = ",".join(f"{task}={queue}" for task in HANDLED_TYPES)
     job = new_job(profile=MODEL, input={"user": "over RabbitMQ"})
 
     async def add() -> None:
@@ -233,7 +233,7 @@ def test_a_job_is_run_that_rabbitmq_told_of(provider: Provider, tmp_path: Path) 
         await database.close()
 
     try:
-        with town.working("rabbit", **queues) as worker:
+        with town.working("rabbit", INGLE_CELERY_QUEUES=queues) as worker:
             asyncio.run(add())
             until(lambda: worker.logged(f"Task ingle.run_job[{job.id}] succeeded"))
             worker.process.send_signal(signal.SIGTERM)

@@ -5,8 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -21,12 +19,12 @@ import httpx2
 import pytest
 
 from tests.databases import POSTGRES_URL
-from tests.faults.test_serve import Running, serving
+from tests.faults.test_serve import Running, serving, started
 from tests.needs import default_settings
 
 TEXT = "qwen2.5-coder:0.5b"
 # So many that all five are still being written when the worker is killed.
-TOKENS = 200
+TOKENS = 120
 # Longer than the event loop of a process that loads a model can be held up on a busy machine.
 LEASE = 3.0
 QUICK = {
@@ -43,8 +41,7 @@ def working(tmp_path: Path, **settings: str) -> Iterator[Running]:
     tmp_path.mkdir(exist_ok=True)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("INGLE_", "OLLAMA_"))}
     environ |= {"INGLE_DATA_DIR": str(tmp_path), "INGLE_LOG_FORMAT": "json", **QUICK, **settings}
-    command = [sys.executable, "-m", "ingle", "worker", "--limit", "5"]
-    with subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with started(["worker", "--limit", "5"], environ, tmp_path, forked=True) as process:
         running = Running(process)
         try:
             running.wait_for("working")
@@ -99,7 +96,8 @@ def until(holds: Any, seconds: float = 60) -> None:
 
 
 def test_what_a_killed_server_acknowledged_is_there_and_is_done_once(tmp_path: Path, database: str) -> None:
-    settings = {"INGLE_DATABASE_URL": database, "INGLE_JOBS_EXECUTOR": "none", **QUICK}
+    # A short lease, because nothing here loads a model.
+    settings = {"INGLE_DATABASE_URL": database, "INGLE_JOBS_EXECUTOR": "none", **QUICK, "INGLE_JOBS_LEASE": "1s"}
     body = {"owner_service": "load", "task_type": "call_analysis", "model_profile": "other", "input": {"n": 1}}
     acknowledged: list[str] = []
     # Also of those whose answer never came: they may have been stored or not.
@@ -129,7 +127,7 @@ def test_what_a_killed_server_acknowledged_is_there_and_is_done_once(tmp_path: P
             while True:
                 work(client)
 
-    with serving(tmp_path, **settings) as server:
+    with serving(tmp_path, forked=True, **settings) as server:
         with client_of(server):
             pass
         threads = [threading.Thread(target=submit, args=[server.url]) for _ in range(3)]
@@ -140,7 +138,7 @@ def test_what_a_killed_server_acknowledged_is_there_and_is_done_once(tmp_path: P
         server.process.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join(30)
-    with serving(tmp_path, **settings) as server, client_of(server) as client:
+    with serving(tmp_path, forked=True, **settings) as server, client_of(server) as client:
         # Whoever heard nothing asks again, and has one job for each key in all.
         for key in keys:
             assert client.post("/api/v1/jobs", json=body, headers={"idempotency-key": key}).status_code in (200, 201)
@@ -171,7 +169,7 @@ def test_five_generations_of_a_killed_worker_are_done_by_another(tmp_path: Path)
     story = {"user": "Write a story about a lighthouse.", "max_tokens": TOKENS, "seed": 7}
     body = {"owner_service": "stories", "task_type": "llm_chat", "model_profile": TEXT, "input": story}
     with (
-        serving(tmp_path, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server,
+        serving(tmp_path, forked=True, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server,
         client_of(server) as client,
         working(tmp_path / "first", INGLE_WORKER_ID="first", **shared) as first,
     ):

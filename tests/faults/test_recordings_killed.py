@@ -37,7 +37,10 @@ def test_an_upload_of_a_killed_worker_is_heard_by_the_next_and_goes(tmp_path: Pa
     shared = {"INGLE_DATABASE_URL": database, "INGLE_MODELS_DIR": str(default_settings().models_dir)}
     # Of the same name, so that the second need not wait for the lease of the first.
     named = {**shared, "INGLE_WORKER_ID": "ear"}
-    with serving(tmp_path, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server, client_of(server) as client:
+    with (
+        serving(tmp_path, forked=True, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server,
+        client_of(server) as client,
+    ):
         uploaded = client.post("/file/upload", files={"file": recording()}, data={"purpose": "transcribe"}).json()
         body = {"owner_service": "calls", "task_type": "transcribe", "input": {"file_path": uploaded["file_path"]}}
         with working(tmp_path, **named) as first:

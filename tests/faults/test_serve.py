@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from tests.faults.nursery import Process, fork
+
 PATIENCE = 60
 
 
@@ -23,7 +25,7 @@ PATIENCE = 60
 class Running:
     """The process, where it answers, and what it logs."""
 
-    process: "subprocess.Popen[str]"
+    process: Process
     url: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
 
@@ -38,17 +40,27 @@ class Running:
 
 
 @contextmanager
-def serving(tmp_path: Path, **settings: str) -> Iterator[Running]:
+def serving(tmp_path: Path, *, forked: bool = False, **settings: str) -> Iterator[Running]:
+    """`ingle serve`; `forked` saves the seconds that its imports take."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("INGLE_", "OLLAMA_"))}
     environ |= {"INGLE_DATA_DIR": str(tmp_path), "INGLE_HTTP_PORT": "0", "INGLE_LOG_FORMAT": "json", **settings}
-    command = [sys.executable, "-m", "ingle", "serve"]
-    with subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with started(["serve"], environ, tmp_path, forked=forked) as process:
         running = Running(process)
         try:
             running.url = running.wait_for("serving")["url"]
             yield running
         finally:
             process.kill()
+
+
+def started(
+    arguments: list[str], environ: dict[str, str], folder: Path, *, forked: bool
+) -> AbstractContextManager[Process]:
+    """`ingle` with those arguments; the block waits for its end."""
+    if forked:
+        return fork(["ingle", *arguments], env=environ, cwd=folder)
+    command = [sys.executable, "-m", "ingle", *arguments]
+    return subprocess.Popen(command, env=environ, cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_server_answers_and_ends_with_0_on_sigterm(tmp_path: Path) -> None:
