@@ -1,20 +1,16 @@
-"""Jobs kept in memory, with the contract of `JobRepository`, `JobHistory` and `JobRules`, and wake-ups in process."""
+"""Jobs kept in memory, with the contract of `JobRepository`; what else is asked of them is in job_ledger.py."""
 
-import itertools
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from application.job_ports import Holds, OnHint
 from domain.errors import DedupeConflict, IdempotencyMismatch, IngleError, JobNotFound
-from domain.fairness import first_tag, step_of
-from domain.job import Attempt, EventKind, Job, JobEvent, JobStatus
-from domain.job_fence import VERBS, after_missed_guard, holds, lease_lost, may_write
-from domain.job_limits import BREAKER_FAILURES, BREAKER_HOLD_MS, OwnerRules, QueueRules, QueueState
+from domain.job import EventKind, Job, JobStatus
+from domain.job_fence import after_missed_guard, holds, lease_lost, may_write
+from domain.job_limits import BREAKER_FAILURES, BREAKER_HOLD_MS
 from domain.job_moves import (
     COMPLETED,
     EXPIRED,
-    Move,
     after_failure,
     after_lease,
     after_release,
@@ -47,47 +43,11 @@ from domain.job_repository import (
 from domain.new_job import NewBatch, NewJob
 from domain.placing import arranged, check_priority, check_quota, made
 from domain.retry import RetryPolicy
-from tests.fakes.clock import EPOCH
+from tests.fakes.job_ledger import JobLedger
 
 
-class Bell:
-    """A WakeUp within the process."""
-
-    def __init__(self) -> None:
-        self._listeners: list[OnHint] = []
-
-    def listen(self, on_hint: OnHint) -> Callable[[], None]:
-        """Call `on_hint` for each ring, until what is returned is called."""
-        self._listeners.append(on_hint)
-        return lambda: self._listeners.remove(on_hint)
-
-    def ring(self, profiles: Collection[str]) -> None:
-        """Tell every listener, now."""
-        for on_hint in list(self._listeners):
-            on_hint(profiles)
-
-
-class InMemoryJobRepository:
-    """Jobs in a dictionary. `now` gives milliseconds since the epoch; each call is one step of the event loop."""
-
-    def __init__(
-        self, now: Callable[[], int] = lambda: int(EPOCH * 1000), *, lease_ms: int = 60_000, bell: Bell | None = None
-    ) -> None:
-        self.now = now
-        self.bell = bell or Bell()
-        self.jobs: dict[str, Job] = {}
-        self.ended: dict[str, list[Attempt]] = {}
-        self.log: dict[str, list[JobEvent]] = {}
-        self.calls: list[tuple[str, str]] = []  # (job, event): what an outbox would deliver
-        self._batches: dict[tuple[str, str], tuple[str, Added]] = {}
-        self._rules: dict[str, QueueRules] = {}
-        self._breakers: dict[str, tuple[int, int]] = {}  # profile → failures in a row, held until
-        self._owners: dict[str, OwnerRules] = {}
-        self._used: dict[tuple[str, int], tuple[int, int]] = {}  # (owner, day) → bytes, tokens
-        self._seq = itertools.count(1)
-        self._lease_ms = lease_ms
-
-    # -- JobRepository --------------------------------------------------------------------------------
+class InMemoryJobRepository(JobLedger):
+    """A JobRepository; each call is one step of the event loop."""
 
     async def add(self, jobs: Sequence[NewJob], batch: NewBatch | None = None) -> Added:
         """Put jobs in line, all or none."""
@@ -120,10 +80,10 @@ class InMemoryJobRepository:
             elif isinstance(entry, Placed):
                 placed.append(entry)
             else:
-                tag = self._tag(owner, entry.model_profile, entry.cost)
+                tag = self.tag(owner, entry.model_profile, entry.cost)
                 job = made(entry, now, tag, timeouts.get(entry.model_profile), batch, next(self._seq))
                 self.jobs[job.id] = job
-                self._note(None, job, EventKind.CREATED, owner)
+                self.note(None, job, EventKind.CREATED, owner)
                 placed.append(Placed(job.id, job.status, created=True, job=job))
         self._used[day] = (used_bytes + size, used_tokens)
         added = Added(placed, batch.id if batch else None, not fresh and batch is None and jobs[0].id != placed[0].id)
@@ -132,20 +92,6 @@ class InMemoryJobRepository:
             self._batches[batch.owner_service, batch.idempotency_key] = (batch.request_sha256 or "", kept)
         self.bell.ring({new.model_profile for new in fresh})
         return added
-
-    def _tag(self, owner: str, profile: str, cost: float) -> float:
-        line = [job for job in self.jobs.values() if job.model_profile == profile]
-        served = max((job.fair_tag for job in line if job.attempt), default=None)
-        own = max((job.fair_tag for job in line if job.owner_service == owner), default=None)
-        weight = self._owners[owner].weight if owner in self._owners else 1.0
-        return first_tag(served, None, own, step_of(cost, weight))
-
-    async def get(self, job_id: str, owners: Collection[str] | None = None) -> Job:
-        """That job."""
-        job = self.jobs.get(job_id)
-        if job is None or (owners is not None and job.owner_service not in owners):
-            raise JobNotFound
-        return job
 
     async def search(
         self, wanted: JobFilter, limit: int, before: int | None = None, *, payloads: Collection[str] = ()
@@ -195,7 +141,7 @@ class InMemoryJobRepository:
                 attempt_started_at=now,
                 started_at=job.started_at or now,
             )
-            self._note(job, claimed, EventKind.CLAIMED, claim.worker_id)
+            self.note(job, claimed, EventKind.CLAIMED, claim.worker_id)
             taken.append(claimed)
         return taken
 
@@ -252,7 +198,7 @@ class InMemoryJobRepository:
                 )
             case Release():
                 move = after_release(job, report.delay_ms, report.reason)
-        after = self._moved(job, move, job.locked_by or "", report=report)
+        after = self.moved(job, move, job.locked_by or "", report=report)
         failures, _ = self._breakers.get(job.model_profile, (0, 0))
         if isinstance(report, Complete):
             self._breakers.pop(job.model_profile, None)
@@ -281,7 +227,7 @@ class InMemoryJobRepository:
         match action:
             case Delete():
                 on_delete(job)
-                self._note(job, None, EventKind.DELETED, action.actor)
+                self.note(job, None, EventKind.DELETED, action.actor)
                 return Changed(job, changed=True)
             case Cancel():
                 move = on_cancel(job, action.reason)
@@ -293,7 +239,7 @@ class InMemoryJobRepository:
                         raise DedupeConflict(active_id=other.id)
         if move is None:
             return Changed(job, changed=False)
-        after = self._moved(job, move, action.actor)
+        after = self.moved(job, move, action.actor)
         if isinstance(action, Retry) and action.max_attempts:
             after = self.jobs[job.id] = replace(after, max_attempts=action.max_attempts)
         return Changed(after, changed=True)
@@ -308,151 +254,21 @@ class InMemoryJobRepository:
                     self.jobs[job.id] = replace(job, ready=True)
                     self.bell.ring([job.model_profile])
                 case Expire() if pending and job.expires_at is not None and job.expires_at <= now:
-                    self._moved(job, EXPIRED, "sweeper")
+                    self.moved(job, EXPIRED, "sweeper")
                 case Reap() if job.lease_expires_at is not None and (
                     job.lease_expires_at < now or job.locked_by in chore.dead_workers
                 ):
                     move = after_lease(job, now, self._policy(job), jitter=random.uniform(0.5, 1))
-                    self._moved(job, move, "sweeper")
+                    self.moved(job, move, "sweeper")
                 case _ if job.finished_at is not None and not isinstance(chore, Promote | Expire | Reap):
                     keep = getattr(chore, f"{job.status}_ms")
                     if job.finished_at > now - keep:
                         continue
-                    self._note(job, None, EventKind.DELETED, "pruner")
+                    self.note(job, None, EventKind.DELETED, "pruner")
                 case _:
                     continue
             done += 1
         return done
-
-    # -- JobHistory -----------------------------------------------------------------------------------
-
-    async def attempts(self, job_id: str, owners: Collection[str] | None = None) -> Sequence[Attempt]:
-        """Its ended attempts."""
-        await self.get(job_id, owners)
-        return list(self.ended.get(job_id, []))
-
-    async def events(self, job_id: str, after: int = 0, owners: Collection[str] | None = None) -> Sequence[JobEvent]:
-        """Its events."""
-        await self.get(job_id, owners)
-        return [event for event in self.log[job_id] if event.seq > after]
-
-    # -- JobRules -------------------------------------------------------------------------------------
-
-    async def queues(self) -> Sequence[QueueState]:
-        """All that are listed."""
-        profiles = {*self._rules, *(job.model_profile for job in self.jobs.values() if not job.status.terminal)}
-        return [await self.queue(profile) for profile in sorted(profiles | self._breakers.keys())]
-
-    async def queue(self, model_profile: str) -> QueueState:
-        """That queue."""
-        until = self._breakers.get(model_profile, (0, 0))[1]
-        until = until if until > self.now() else 0
-        line = [job.status for job in self.jobs.values() if job.model_profile == model_profile]
-        return QueueState(
-            self._rules.get(model_profile, QueueRules(model_profile)),
-            until or None,
-            "provider_unavailable" if until else None,
-            line.count(JobStatus.PENDING),
-            line.count(JobStatus.RUNNING),
-        )
-
-    async def set_queue(self, rules: QueueRules) -> None:
-        """Replace them."""
-        self._rules[rules.model_profile] = rules
-
-    async def owners(self) -> Sequence[OwnerRules]:
-        """All that are listed."""
-        return [self._owners[name] for name in sorted(self._owners)]
-
-    async def owner(self, owner_service: str) -> OwnerRules:
-        """That owner."""
-        return self._owners.get(owner_service, OwnerRules(owner_service))
-
-    async def set_owner(self, rules: OwnerRules) -> None:
-        """Replace them."""
-        self._owners[rules.owner_service] = rules
-
-    async def held(self) -> Holds:
-        """Paused, or held by a breaker."""
-        now = self.now()
-        paused = {profile for profile, rules in self._rules.items() if rules.paused}
-        return Holds(now, paused | {profile for profile, (_, until) in self._breakers.items() if until > now})
-
-    # -- one transition -------------------------------------------------------------------------------
-
-    def _moved(self, job: Job, move: Move, actor: str, *, report: Complete | Fail | Release | None = None) -> Job:
-        now, pending = self.now(), move.to is JobStatus.PENDING
-        if move.kind is EventKind.CANCEL_REQUESTED:
-            after = replace(job, cancel_requested_at=now, cancel_reason=move.message)
-            return self._note(job, after, move.kind, actor, move)
-        after = replace(
-            job,
-            status=move.to,
-            ready=move.ready if pending else job.ready,
-            available_at=now + move.delay_ms if pending else job.available_at,
-            failure_count=job.failure_count + move.counted,
-            snooze_count=job.snooze_count + move.snoozed,
-            error_code=move.code,
-            error_message=move.message,
-            finished_at=now if move.to.terminal else None,
-            lease_token=None,
-            lease_expires_at=None,
-        )
-        if report is not None:
-            after = replace(after, finished_token=job.lease_token, finished_as=VERBS[type(report)])
-        if isinstance(report, Complete):
-            after = replace(after, result=report.result, result_sha256=report.result_sha256, usage=report.usage)
-        if move.afresh:
-            tag = self._tag(job.owner_service, job.model_profile, job.cost)
-            after = replace(
-                after,
-                failure_count=0,
-                snooze_count=0,
-                fair_tag=tag,
-                expires_at=None,
-                error_code=None,
-                error_message=None,
-                cancel_requested_at=None,
-                cancel_reason=None,
-                progress=None,
-            )
-        if move.outcome is not None:
-            usage = report.usage if isinstance(report, Complete) else None
-            started = job.attempt_started_at or now
-            ended = Attempt(
-                job.attempt, job.locked_by or "", started, now, move.outcome, move.code, move.message, usage
-            )
-            self.ended.setdefault(job.id, []).append(ended)
-        if move.to.terminal and job.callback_url:
-            self.calls.append((job.id, f"job.{move.to}"))
-        self._note(job, after, move.kind, actor, move)
-        if pending and after.ready:
-            self.bell.ring([job.model_profile])
-        return after
-
-    def _note(
-        self, before: Job | None, after: Job | None, kind: EventKind, actor: str, move: Move | None = None
-    ) -> Job:
-        """Keep `after` (None: the job goes) and append the event."""
-        job = after or before
-        assert job is not None
-        if after is None:
-            del self.jobs[job.id]
-        else:
-            self.jobs[job.id] = after
-        event = JobEvent(
-            next(self._seq),
-            self.now(),
-            kind,
-            actor,
-            before.status if before else None,
-            after.status if after else None,
-            job.attempt,
-            move.code if move else None,
-            move.message if move else None,
-        )
-        self.log.setdefault(job.id, []).append(event)
-        return job
 
 
 def _matches(job: Job, wanted: JobFilter) -> bool:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from application.dispatcher import AT_ONCE, Dispatcher
 from application.job_ports import Call
 from tests.fakes.broker import InMemoryBroker, InMemoryCalls
-from tests.fakes.jobs import Bell
+from tests.fakes.job_ledger import Bell
 from tests.fakes.virtual_time import settle, virtual_time
 
 
