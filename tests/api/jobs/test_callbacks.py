@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from domain.job_repository import Reap
 from tests.api.jobs.conftest import BODY, Office
 from tests.api.problems import refused
 
@@ -52,6 +53,28 @@ async def test_each_end_is_told_with_what_was_asked_for(kept_office: Office) -> 
     assert [events[job]["data"]["result"] for job in jobs] == [{"n": 1}, None, None]
     assert events[jobs[2]]["data"]["error_code"] == "bad_input"
     assert events[jobs[0]]["data"]["result_url"] == f"/api/v1/jobs/{jobs[0]}"
+
+
+async def test_however_often_an_end_is_reported_it_is_told_once_and_by_its_holder(kept_office: Office) -> None:
+    office = kept_office
+    job, old = await office.claimed(callback_url=URL)
+    await office.advance(61_000)
+    assert await office.sweep(Reap()) == 1
+    [again] = await office.claim()
+    assert (again["worker_id"], again["attempt"]) == ("w-1", 2)
+    before = (await office.get(f"/jobs/{job}")).json()
+    # The same worker, by its name; of another attempt.
+    refused(await office.post(f"/jobs/{job}/heartbeat", {"lease_token": old}), 409, "lease_lost")
+    refused(await office.post(f"/jobs/{job}/complete", {"lease_token": old, "result": "late"}), 409, "lease_lost")
+    assert (await office.get(f"/jobs/{job}")).json() == before
+    assert (await office.get("/webhooks/deliveries")).json()["deliveries"] == []
+    report = {"lease_token": again["lease_token"], "result": "first"}
+    answers = [await office.post(f"/jobs/{job}/complete", report | more) for more in ({}, {}, {"result": "other"})]
+    assert [answer.status_code for answer in answers] == [200, 200, 409]
+    assert (await office.get(f"/jobs/{job}")).json()["result"] == "first"
+    assert len((await office.get("/webhooks/deliveries")).json()["deliveries"]) == 1
+    kinds = [event["kind"] for event in (await office.get(f"/jobs/{job}/events")).json()["events"]]
+    assert kinds == ["created", "claimed", "reaped", "claimed", "completed"]
 
 
 async def test_deliveries_are_listed_in_pages_and_by_filter(kept_office: Office) -> None:
