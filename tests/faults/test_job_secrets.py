@@ -12,7 +12,7 @@ PASSWORD = "hunter2/secret"
 def test_the_databases_password_is_in_no_log_and_no_answer(tmp_path: Path) -> None:
     # Nobody listens there: the server answers that the database is down, and goes on trying.
     url = f"postgresql://ingle:{PASSWORD.replace('/', '%2F')}@127.0.0.1:9/ingle"
-    with serving(tmp_path, INGLE_DATABASE_URL=url, INGLE_LAME_DUCK="0") as server:
+    with serving(tmp_path, forked=True, INGLE_DATABASE_URL=url, INGLE_LAME_DUCK="0") as server:
         server.wait_for("no database yet")
         with httpx2.Client(base_url=server.url, trust_env=False, timeout=30) as client:
             paths = ("/readyz", "/healthz", "/health", "/system-info", "/api/v1/jobs", "/api/v1/stats")
