@@ -2,7 +2,7 @@
 
     python -m benchmarks.record [--peer NAME=BASE_URL] [--packages transformers] [--only NAME] [--anyway]
 
-What it is not told about goes to `benchmarks.text`. Unless told `--anyway` it first waits until nothing else runs on
+What it is not told about goes to the first one named by `--only`, else to `benchmarks.text`. Unless told `--anyway` it first waits until nothing else runs on
 this machine, because figures that were taken beside other work say nothing.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from ingle.bootstrap import usable_cores
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BENCHMARKS = ("text", "quality", "kernels", "responsiveness")
+BENCHMARKS = ("text", "quality", "kernels", "responsiveness", "lookup", "speech", "jobs")
 QUIET_LOAD = 0.3
 QUIET_SECONDS = 900.0
 _ASK_EVERY_SECONDS = 5.0
@@ -76,12 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record", description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=BENCHMARKS, action="append", help="leave the other tables as they are")
     parser.add_argument("--anyway", action="store_true", help="do not wait for a quiet machine; the page will say so")
-    options, for_text = parser.parse_known_args(arguments)
-    for name in options.only or BENCHMARKS:
+    options, rest = parser.parse_known_args(arguments)
+    names = options.only or BENCHMARKS
+    for name in names:
         if not options.anyway:
             wait_until_quiet()
         load = os.getloadavg()[0]
-        more = for_text if name == "text" else []
+        more = rest if name == names[0] else []
         text = block(name, more, run(name, more), load)
         PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), name, text), encoding="utf-8")
         print(text, flush=True)
