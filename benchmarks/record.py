@@ -2,8 +2,8 @@
 
     python -m benchmarks.record [--peer NAME=BASE_URL] [--packages transformers] [--only NAME] [--anyway]
 
-What it is not told about goes to the first one named by `--only`, else to `benchmarks.text`. Unless told `--anyway` it first waits until nothing else runs on
-this machine, because figures that were taken beside other work say nothing.
+What it is not told about goes to the first one named by `--only`, else to `benchmarks.text`. Unless told `--anyway` it
+first waits until nothing else runs on this machine, because figures that were taken beside other work say nothing.
 """
 
 import argparse
