@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
     chosen = parser.parse_args(arguments)
     parts = {"peers": (against_peers,), "hour": (very_long,), "all": (against_peers, very_long)}[chosen.part]
-    with tempfile.TemporaryDirectory() as folder, Server("--preload", chosen.model) as server:
+    with tempfile.TemporaryDirectory() as folder, Server() as server:
         met = [part(server, chosen, Path(folder)) for part in parts]
     return 1 if chosen.check and not all(met) else 0
 
