@@ -1,8 +1,9 @@
-"""One statement for many rows of values: an array for each column on PostgreSQL, one after the other on SQLite."""
+"""One statement for many rows of values: an array for each column on PostgreSQL, an array of rows in JSON on SQLite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import ColumnClause, Connection, Row
 
 from infrastructure.persistence.database import Spelling
@@ -21,7 +22,8 @@ class ManyRows:
             arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in fields.items())
             given = f"unnest({arrays}) AS given({names})"
         else:
-            given = f"(SELECT {', '.join(f':{name} AS {name}' for name in fields)}) AS given"
+            values = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(fields))
+            given = f"(SELECT {values} FROM json_each(:given)) AS given"  # noqa: S608 (names of our own)
         self._statement = spelling.sql(statement.replace("{given}", given)).columns(*returns)
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
@@ -31,4 +33,5 @@ class ManyRows:
         if self._at_once:
             columns = {name: [row[name] for row in rows] for name in self._fields}
             return list(connection.execute(self._statement, columns).all())
-        return [found for row in rows for found in connection.execute(self._statement, row).all()]
+        given = orjson.dumps([[row[name] for name in self._fields] for row in rows]).decode()
+        return list(connection.execute(self._statement, {"given": given}).all())
