@@ -107,6 +107,7 @@ async def submit_job(
         timeout_ms=_timeout_ms(request),
         default_timeout_ms=jobs.defaults.timeout_of(task_type),
         cost=cost_of(task_type, given),
+        estimated=True,
         idempotency_key=key,
         request_sha256=None if key is None else canonical_sha256(asked),
         request_id=request_id_of(request.scope),

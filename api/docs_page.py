@@ -3,10 +3,12 @@
 import functools
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from api.auth import needs, public
@@ -37,6 +39,7 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
+_IN_PATH = re.compile(r"\{(\w+)\}")
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
@@ -56,7 +59,7 @@ def routes(app: FastAPI, *, anybody: bool = False) -> APIRouter:
     @router.get("/openapi.json")
     @opened
     async def openapi() -> Response:
-        return JSONResponse(with_keys(app.openapi()))
+        return JSONResponse(with_keys(with_path_parameters(app.openapi())))
 
     def serve(name: str, content: bytes) -> None:
         @router.get(f"/docs/{name}", name=name)
@@ -80,13 +83,52 @@ def with_keys(description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "components": components, "security": [*({name: []} for name in schemes), {}]}
 
 
-def describes(kind: type[Body], *, required: bool = True, query: bool = False) -> dict[str, Any]:
-    """What OpenAPI says of a route whose body we read ourselves; with `query`, each field may also stand there."""
+def with_path_parameters(description: dict[str, Any]) -> dict[str, Any]:
+    """The description, and in it the parts of each path that vary: our routes take them from the request themselves."""
+    return {
+        **description,
+        "paths": {path: _with_its_parts(path, operations) for path, operations in description["paths"].items()},
+    }
+
+
+def _with_its_parts(path: str, operations: Mapping[str, Any]) -> dict[str, Any]:
+    parts = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _IN_PATH.findall(path)
+    ]
+    described: dict[str, Any] = {}
+    for method, operation in operations.items():
+        there = operation.get("parameters", [])
+        said = {one["name"] for one in there if one["in"] == "path"}
+        all_of_them = [*(part for part in parts if part["name"] not in said), *there]
+        described[method] = {**operation, "parameters": all_of_them} if all_of_them else operation
+    return described
+
+
+def describes(
+    kind: type[Body], *, required: bool = True, query: bool = False, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What OpenAPI says of a route whose body we read ourselves; with `query`, each field may also stand there.
+
+    `headers` are those that it looks at, with what they are for.
+    """
     schema = schema_of(kind)
     extra: dict[str, Any] = {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
-    if query:
-        extra["parameters"] = query_parameters(kind)
+    if parameters := [*(query_parameters(kind) if query else ()), *header_parameters(headers or {})]:
+        extra["parameters"] = parameters
     return extra
+
+
+def gives(kind: type[BaseModel], what: str) -> dict[str, Any]:
+    """What OpenAPI says of an answer: `what` it is, and its fields."""
+    return {"description": what, "content": {"application/json": {"schema": schema_of(kind)}}}
+
+
+def header_parameters(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each header as a parameter that may be left out."""
+    return [
+        {"name": name, "in": "header", "description": what, "schema": {"type": "string"}}
+        for name, what in headers.items()
+    ]
 
 
 def query_parameters(kind: type[Body]) -> list[dict[str, Any]]:
@@ -96,8 +138,8 @@ def query_parameters(kind: type[Body]) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def schema_of(kind: type[Body]) -> dict[str, Any]:
-    """The JSON schema of a body with every definition in its place: OpenAPI looks for them elsewhere."""
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a body, or an answer, with every definition in its place: OpenAPI looks for them elsewhere."""
     schema = kind.model_json_schema()
     definitions = schema.pop("$defs", {})
     return _resolved(schema, definitions)

@@ -52,7 +52,7 @@ class CircuitBreaker:
 
     def retry_after(self, now: float) -> float:
         """Seconds until a call may try; 0 where one may try now."""
-        return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self._policy.cooldown - now)
+        return 0.0 if self._opened_at is None else max(0.0, self._policy.cooldown - (now - self._opened_at))
 
     def admit(self, now: float) -> Admission | None:
         """Let a call through at `now`, or not."""

@@ -3,9 +3,11 @@
 Pure decisions: the pool measures, asks, acts, and asks again whenever something has changed. Models of one device
 form two groups, speech and the rest, which share the device as far as they fit. Where they do not, the one who waits
 stops the newcomers of those in its way, so that they finish and leave; whoever comes to them meanwhile waits behind
-it, and is served in its turn. Nobody is stopped for longer than one hold, and what was begun is never cut off.
+it, and is served in its turn. Models of the other group that are still at work at the end of the hold are suspended:
+they join the line for the device, and go on where they were when it is their turn again.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -37,20 +39,30 @@ def group_of(task: Task) -> Group:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A model that is to be loaded: `bytes` is what it needs, `waited` the seconds that it has stood first in line."""
+    """A model that is to be loaded: `bytes` is what it needs, `waited` the seconds that it has stood first in line.
+
+    `returns` tells that it was suspended: requests that it has begun wait for it, so it never gives up.
+    """
 
     task: Task
     bytes: int
     waited: float = 0.0
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A model on the device, or on its way there (then in use); `leaving` when its unload is under way."""
+    """A model on the device, or on its way there (then in use); `leaving` when it is on its way off.
+
+    `held` is for how many seconds it has been there since it was last loaded, less than any hold on its way there. One
+    that `can_pause` may be suspended while it is in use.
+    """
 
     task: Task
     holding: Holding
     leaving: bool = False
+    held: float = math.inf
+    can_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspend:
+    """Stop these where they are and take them off the device, then ask again: they have had their time."""
+
+    model_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Those that hold the memory were busy for too long: `blockers`."""
 
@@ -86,18 +105,25 @@ class NeverFits:
     pinned: Sequence[str]
 
 
-Decision = Load | Evict | Wait | GiveUp | NeverFits
+Decision = Load | Evict | Wait | Suspend | GiveUp | NeverFits
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceArbiter:
-    """`max_hold` is how long, in seconds, who waits for room lets those in its way finish before it gives up."""
+    """`max_hold` is how long, in seconds, who waits for room lets those in its way finish.
+
+    Then those that can be suspended are, once each has been there for as long itself; for others it gives up. With 0
+    it gives up at once, as nobody would get anything done in so short a turn.
+    """
 
     sharing: Sharing = Sharing.AUTO
     max_hold: float = 30.0
 
     def decide(self, wish: Wish, budget: MemoryBudget, tenants: Iterable[Tenant]) -> Decision:
         """What to do for `wish`, the first in line."""
+        if not wish.bytes:
+            # It works elsewhere: nobody here is in its way.
+            return Load()
         tenants = list(tenants)
         strangers = [tenant for tenant in tenants if self._may_not_stay(tenant, wish)]
         if wish.bytes <= budget.room and not strangers:
@@ -128,6 +154,9 @@ class DeviceArbiter:
         if not busy:
             return Evict([tenant.holding.model_id for tenant in going])
         held_back = [tenant.holding.model_id for tenant in busy if self._may_be_stopped(tenant, wish)]
+        if wish.waited >= self.max_hold and all(self._may_be_suspended(tenant, wish) for tenant in busy):
+            is_over = all(tenant.held >= self.max_hold for tenant in busy)
+            return Suspend([tenant.holding.model_id for tenant in busy]) if is_over else Wait(held_back)
         return self._patiently(wish, Wait(held_back), [tenant.holding.model_id for tenant in busy])
 
     def _may_not_stay(self, tenant: Tenant, wish: Wish) -> bool:
@@ -137,5 +166,11 @@ class DeviceArbiter:
         """Where the groups share come what may, one does not stop the other."""
         return self.sharing is not Sharing.SHARED or group_of(tenant.task) == group_of(wish.task)
 
+    def _may_be_suspended(self, tenant: Tenant, wish: Wish) -> bool:
+        """Inside a group it is first come first served, except that who was suspended is not kept away for ever."""
+        is_stranger = group_of(tenant.task) != group_of(wish.task)
+        may_pause = tenant.can_pause and self.max_hold > 0
+        return may_pause and self._may_be_stopped(tenant, wish) and (is_stranger or wish.returns)
+
     def _patiently(self, wish: Wish, wait: Wait, blockers: Sequence[str]) -> Decision:
-        return wait if wish.waited < self.max_hold else GiveUp(blockers)
+        return wait if wish.returns or wish.waited < self.max_hold else GiveUp(blockers)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from application.device_arbiter import Group, Sharing, group_of
 from application.events import DeviceSwapped
-from application.residents import Resident
+from application.residents import Resident, ResidentState
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,8 @@ class DeviceStanding:
     """One device, now.
 
     `holder` is the only group that has models there, for `held_seconds` by the oldest of them; None if there are both
-    or none. `waiting` are the groups that want to load and have no room. Where sharing is left to the arbiter, it is
-    exclusive as long as one group waits for the other.
+    or none. `waiting` are the groups that want to load and have no room, `suspended` the models whose requests wait for
+    their return. Where sharing is left to the arbiter, it is exclusive as long as one group waits for the other.
     """
 
     device: str
@@ -22,6 +22,7 @@ class DeviceStanding:
     holder: Group | None
     held_seconds: float | None
     waiting: tuple[Group, ...]
+    suspended: tuple[str, ...]
     swaps_total: int
     last_swap: DeviceSwapped | None
 
@@ -52,6 +53,7 @@ def standing_of(
         holder=holder,
         held_seconds=max(0.0, now - min(one.loaded_at for one in there)) if holder is not None else None,
         waiting=tuple(sorted(waiting)),
+        suspended=tuple(one.spec.id for one in mine if one.state is ResidentState.SUSPENDED),
         swaps_total=past.total if past else 0,
         last_swap=past.last if past else None,
     )

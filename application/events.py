@@ -36,7 +36,8 @@ class ModelUnloaded:
 class DeviceSwapped:
     """A device went from some models to another: `seconds` from the wish to the end of its load.
 
-    `at` is when, in seconds since the epoch; `left` and `came` are the groups of the device that made room and got it.
+    `suspended` are models that were in use and go on in their turn. `at` is when, in seconds since the epoch;
+    `left` and `came` are the groups of the device that made room and got it.
     """
 
     device: str
@@ -47,6 +48,34 @@ class DeviceSwapped:
     at: float
     left: str
     came: str
+    suspended: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSuspended:
+    """A model had to leave its device at the end of its hold: `requests` are open and wait for its return."""
+
+    model_id: str
+    requests: int
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResumed:
+    """A suspended model is back, `seconds` after it had gone, and goes on with `requests`."""
+
+    model_id: str
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwapFailed:
+    """Models had to leave a device for `model_id`, whose load then failed: `returning` are being loaded again."""
+
+    device: str
+    model_id: str
+    returning: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +148,9 @@ Event = (
     | ModelLoadRefused
     | ModelUnloaded
     | DeviceSwapped
+    | SwapFailed
+    | ModelSuspended
+    | ModelResumed
     | GenerationFinished
     | TranscriptionFinished
     | TextsEmbedded

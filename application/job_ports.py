@@ -30,6 +30,10 @@ class JobRules(Protocol):
         """Every queue that is listed, by name."""
         ...
 
+    async def waiting(self) -> Collection[str]:
+        """Profiles with jobs that may be claimed now, however many. Cheap: whoever works asks all the time."""
+        ...
+
     async def queue(self, model_profile: str) -> QueueState:
         """That queue, listed or not."""
         ...

@@ -5,18 +5,20 @@ Whoever only reads jobs, or changes one, asks the repository itself.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
 from application.stored_files import StoredFiles
-from domain.errors import StoredFileNotFound
+from domain.errors import CallbackRefused, StoredFileNotFound, WebhookSecretMissing
+from domain.fairness import chat_cost, recording_cost
 from domain.job_repository import Added, Cancel, Changed, JobFilter, JobRepository, Retry
 from domain.new_job import NewBatch, NewJob
 from domain.stored_file import FileUse, file_id_of
 
 PAGE = 500
 SHOWN_IDS = 100
+MAX_COST = 1000.0
 CHAT_TYPES = ("llm_chat", "chat_completion")
 SPEECH_TYPES = ("transcribe", "transcribe_url")
 HANDLED_TYPES = (*CHAT_TYPES, *SPEECH_TYPES, "embed", "generate")
@@ -66,12 +68,28 @@ class JobQueue:
 
         Raises CallbackRefused and WebhookSecretMissing too.
         """
-        for owner, url in dict.fromkeys((job.owner_service, job.callback_url) for job in jobs):
-            if url is not None:
-                await self._callbacks.admit(owner, url)
+        await self._admit([job for job in jobs if job.callback_url is not None])
         # Before the jobs: what they need must not go between the two.
-        await self._files.use([use for job in jobs if (use := _use_of(job)) is not None])
-        return await self._jobs.add(jobs, batch)
+        sizes = await self._files.use([use for job in jobs if (use := _use_of(job)) is not None])
+        return await self._jobs.add([_weighed(job, sizes) for job in jobs] if sizes else jobs, batch)
+
+    async def _admit(self, jobs: Sequence[NewJob]) -> None:
+        """Raise CallbackRefused or WebhookSecretMissing where one of `jobs` may not call back and is not there yet."""
+        try:
+            for owner, url in dict.fromkeys((job.owner_service, job.callback_url) for job in jobs):
+                await self._callbacks.admit(owner, url or "")
+        except (CallbackRefused, WebhookSecretMissing):
+            # What is asked for again is answered as before, whatever has become of its callback since.
+            if not await self._are_there(jobs):
+                raise
+
+    async def _are_there(self, jobs: Sequence[NewJob]) -> bool:
+        keys = {job.idempotency_key for job in jobs}
+        known = {key for key in keys if key is not None}
+        if len(known) < len(keys):
+            return False
+        wanted = JobFilter(owner_service=[jobs[0].owner_service], idempotency_key=sorted(known))
+        return len((await self._jobs.search(wanted, len(known))).jobs) == len(known)
 
     async def change_all(self, action: Cancel | Retry, wanted: JobFilter, limit: int, *, dry_run: bool) -> Bulk:
         """Do that to the newest `limit` jobs that match, in steps; those to which it cannot be done stay as they are.
@@ -117,6 +135,14 @@ def _use_of(job: NewJob) -> FileUse | None:
         return None
 
 
+def _weighed(job: NewJob, sizes: Mapping[str, int]) -> NewJob:
+    """`job`, its cost estimated by the recording that it hears; `sizes` are in bytes, by file."""
+    use = _use_of(job)
+    if not job.estimated or use is None or use.file_id not in sizes:
+        return job
+    return replace(job, cost=min(MAX_COST, recording_cost(sizes[use.file_id])))
+
+
 def new_job_id(now: float) -> str:
     """An id that nobody has; those of a later `now` (seconds since the epoch) sort later: UUID version 7."""
     milliseconds = int(now * 1000) & ((1 << 48) - 1)
@@ -130,7 +156,7 @@ def cost_of(task_type: str, given: Mapping[str, Any]) -> float:
         return 1.0
     wish = given.get("max_tokens")
     tokens = wish if isinstance(wish, int) and not isinstance(wish, bool) and wish > 0 else 0
-    return min(1000.0, max(1.0, (_characters(given) / 4 + tokens) / 512))
+    return min(MAX_COST, chat_cost(_characters(given), tokens))
 
 
 def _characters(given: Mapping[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, ModelSpec, WeightFormat, resolve_name
-from domain.repositories import LoadedModel, ModelRepository, OnLoadProgress
+from domain.repositories import LoadedModel, ModelRepository, OnLoadProgress, SuspendedModel
 
 REMOTE_DEVICE = "remote"
 """Where a model is that takes nothing of this machine."""
@@ -65,6 +65,10 @@ class JoinedRepository:
         if model.info.spec.format is WeightFormat.REMOTE:
             return 0
         return await self._local.unload(model, park=park)
+
+    async def suspend(self, model: LoadedModel, *, park: bool = False) -> SuspendedModel:
+        """Take the weights of `model` off their device while it is in use; an external one is in nobody's way."""
+        return await self._local.suspend(model, park=park)
 
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """What `load` would take: of an external model nothing."""

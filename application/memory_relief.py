@@ -85,6 +85,7 @@ class MemoryRelief:
         before = self._repository.memory()
         actions: list[str] = []
         if aggressive:
+            self._slots.stays_away()
             work = [(slot.spec.id, self._slots.start_unload(slot, "asked")) for slot in self._slots.idle()]
             for model_id, task in work:
                 await asyncio.shield(task)

@@ -77,11 +77,11 @@ class ModelPool:
     @property
     def last_swap(self) -> DeviceSwapped | None:
         """When models last had to leave for another one."""
-        return self._slots.last_swap
+        return self._slots.swaps.last
 
     def standing_of(self, device: str) -> DeviceStanding:
         """Who holds a device, and who waits for it."""
-        return standing_of(device, self.residents(), self._arbiter.sharing, self._slots.swaps, self._clock.now())
+        return standing_of(device, self.residents(), self._arbiter.sharing, self._slots.swaps.on, self._clock.now())
 
     @property
     def is_draining(self) -> bool:
@@ -206,6 +206,7 @@ class ModelPool:
         both: the work in flight, and whoever waits for the load, end with RequestCancelled first.
         """
         spec = self._repository.find(name)
+        self._slots.stays_away(spec.id)
         slot = self._slots.get(spec.id)
         if slot is None:
             return Unloaded(spec.id, was_loaded=False, bytes_freed=0)
@@ -221,6 +222,7 @@ class ModelPool:
 
     async def unload_idle(self) -> Sequence[Unloaded]:
         """Unload every model that nobody uses and that is not pinned."""
+        self._slots.stays_away()
         work = [(slot.spec.id, self._slots.start_unload(slot, "asked")) for slot in self._slots.idle()]
         unloaded = []
         for model_id, task in work:
@@ -264,12 +266,14 @@ class ModelPool:
     async def drain(self) -> None:
         """Refuse newcomers with ServerDraining from now on; returns when nobody has a model any more."""
         self._leases.refuse_newcomers()
+        self._slots.end()
         while busy := next((slot for slot in self._slots if slot.users), None):
             await busy.idle.wait()
 
     async def close(self) -> None:
         """Refuse new leases, end the work in flight, unload everything. Raises what the first failed unload did."""
         self._leases.close()
+        self._slots.end()
         for slot in self._slots:
             if slot.state is not ResidentState.UNLOADING:
                 self._slots.start_unload(slot, "shutdown", ServerDraining())

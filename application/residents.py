@@ -8,10 +8,14 @@ from domain.model import Model, ModelSpec
 
 
 class ResidentState(StrEnum):
-    """Where a model is on its way into memory and out of it."""
+    """Where a model is on its way into memory and out of it.
+
+    A suspended one has open requests and no weights: it waits for its turn, or is on its way back.
+    """
 
     LOADING = "loading"
     LOADED = "loaded"
+    SUSPENDED = "suspended"
     UNLOADING = "unloading"
 
 
@@ -19,11 +23,11 @@ class ResidentState(StrEnum):
 class Resident:
     """A model in memory, or on its way, as others may see it. Times are seconds since the epoch.
 
-    `model` is None until it is loaded; `expires_at` is None while the model is in use or never expires; `keep_alive`
-    is how many seconds it stays after its last use, or FOREVER. `need` is what was foreseen of its memory and
-    `bytes_taken` what its load was seen to take, None where others were taking and giving back at the same time;
-    `held_back` tells that newcomers wait, as somebody waits for this model to leave, and `waits` that this one waits
-    for room to be loaded into.
+    `model` is None until it is loaded, and while it is suspended; `expires_at` is None while the model is in use or
+    never expires; `keep_alive` is how many seconds it stays after its last use, or FOREVER. `need` is what was foreseen
+    of its memory and `bytes_taken` what its load was seen to take, None where others were taking and giving back at the
+    same time; `held_back` tells that newcomers wait, as somebody waits for this model to leave, and `waits` that this
+    one waits for room to be loaded into.
     """
 
     spec: ModelSpec

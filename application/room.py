@@ -7,31 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Tenant, Wait, Wish
+from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Suspend, Tenant, Wait, Wish
+from application.leavers import Cleared
 from application.ports import Clock
 from application.residents import ResidentState
 from application.slot import Slot
 from domain.errors import InsufficientMemory, Overloaded, RequestCancelled
 from domain.eviction import Holding, victims_for
 from domain.memory import MemoryNeed
-from domain.model import LoadOptions
+from domain.model import LoadOptions, Task
 from domain.repositories import ModelRepository
 
 # What other programs take and give back tells us nothing, so the room is measured again after so many seconds.
 _LOOK_AGAIN = 1.0
 _GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    """What had to leave for a load."""
-
-    model_ids: tuple[str, ...] = ()
-    bytes_freed: int = 0
-
-    def and_then(self, other: "Cleared") -> "Cleared":
-        """What left in two goes."""
-        return Cleared((*self.model_ids, *other.model_ids), self.bytes_freed + other.bytes_freed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +44,18 @@ class StartUnload(Protocol):
         ...
 
 
+class StartSuspension(Protocol):
+    """Begins to suspend a model that is in use and gives its task."""
+
+    def __call__(self, slot: Slot, *, park: bool) -> "asyncio.Task[int | None]":
+        """With `park` the weights may stay near. How many bytes came free is the result; None if the model works on."""
+        ...
+
+
 class Room:
     """Whoever wants to load comes in here first; on each device one at a time, in the order in which they came.
 
-    `slots` are those of all models; `start_unload` begins an unload and gives its task.
+    `slots` are those of all models; `start_unload` begins an unload, `start_suspension` a suspension: both give tasks.
     """
 
     def __init__(
@@ -68,12 +65,14 @@ class Room:
         arbiter: DeviceArbiter,
         slots: Callable[[], Sequence[Slot]],
         start_unload: "StartUnload",
+        start_suspension: "StartSuspension",
     ) -> None:
         self._repository = repository
         self._clock = clock
         self._arbiter = arbiter
         self._slots = slots
         self._start_unload = start_unload
+        self._start_suspension = start_suspension
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
         self._reclaimed_at: dict[str, float] = {}
@@ -83,21 +82,23 @@ class Room:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def make(self, slot: Slot, need: MemoryNeed) -> Cleared:
+    async def make(self, slot: Slot, need: MemoryNeed) -> None:
         """Return when the load of `slot` may be called, which must be done before anything is awaited.
 
-        Raises Overloaded when busy models hold the memory for too long, InsufficientMemory when the model can never
-        fit, RequestCancelled when nobody wants it any more.
+        Its `cleared` tells who had to leave, also when this fails. Raises Overloaded when busy models hold the memory
+        for too long, InsufficientMemory when the model can never fit, RequestCancelled when nobody wants it any more.
         """
         async with self._turns[need.device]:
             began = self._clock.monotonic()
-            cleared = Cleared()
             reclaimed = False
             held_back: Sequence[Slot] = ()
             try:
+                if slot.comes_back:
+                    await self._wait_for_leaving(need.device)
                 while True:
                     _check_wanted(slot)
-                    wish = Wish(slot.spec.task, need.total, self._clock.monotonic() - began)
+                    waited = self._clock.monotonic() - began
+                    wish = Wish(slot.spec.task, need.total, waited, returns=slot.suspended is not None)
                     decision = self._arbiter.decide(
                         wish, self._repository.budget(need.device), self._tenants(slot, need.device)
                     )
@@ -106,16 +107,21 @@ class Room:
                         reclaimed = True
                         await self._repository.reclaim(need.device)
                         continue
+                    if not isinstance(decision, Load) and not slot.users:
+                        raise Overloaded(f"'{slot.spec.id}' stays away: others have its place by now")
                     match decision:
                         case Load():
-                            return cleared
+                            return
                         case Evict(model_ids):
-                            cleared = await self._evict(model_ids, cleared, park=need.is_on_gpu)
+                            await self._evict(model_ids, slot.cleared, park=need.is_on_gpu)
                             reclaimed = False
                         case Wait(model_ids):
                             _let_in(held_back)
                             held_back = self._hold_back(model_ids)
                             await self._wait()
+                        case Suspend(model_ids):
+                            await self._suspend(model_ids, slot, park=need.is_on_gpu)
+                            reclaimed = False
                         case GiveUp(blockers):
                             raise self._held_by(slot, blockers)
                         case NeverFits(pinned):
@@ -137,7 +143,7 @@ class Room:
     def too_little(self, slot: Slot, need: MemoryNeed) -> InsufficientMemory | Overloaded:
         """The refusal of a model that ran out of memory twice although there had been room for it each time."""
         others = [other for other in self._on(need.device) if other is not slot]
-        busy = [other.spec.id for other in others if other.users or other.state is ResidentState.LOADING]
+        busy = [other.spec.id for other in others if other.users or other.is_coming()]
         if busy and self._shortage(need.device, need.total) > 0:
             # They took it before the load could: it is not the model that is too large.
             return self._held_by(slot, busy)
@@ -162,7 +168,7 @@ class Room:
         if self._shortage(device, size) <= 0:
             return
         await self._reclaim_seldom(device)
-        holdings = [_tenant(slot).holding for slot in self._on(device) if slot.is_idle()]
+        holdings = [_holding(slot) for slot in self._on(device) if slot.is_idle()]
         await self._evict(victims_for(max(0, self._shortage(device, size)), holdings) or (), Cleared())
 
     def _shortage(self, device: str, size: int) -> int:
@@ -178,13 +184,14 @@ class Room:
     async def let_go(self, size: int) -> None:
         """Unload idle models that give back `size` bytes of the machine's own memory; all of them if that is more."""
         idle = [slot for slot in self._slots() if slot.is_idle() and slot.need.total and not slot.need.is_on_gpu]
-        victims = victims_for(size, [_tenant(slot).holding for slot in idle])
+        victims = victims_for(size, [_holding(slot) for slot in idle])
         await self._evict([slot.spec.id for slot in idle] if victims is None else victims, Cleared())
 
-    async def clear(self, device: str) -> None:
-        """Unload everything idle on a device: a load ran out of memory although there had been room."""
+    async def clear(self, newcomer: Slot) -> None:
+        """Unload everything idle on the device of `newcomer`, whose load ran out of memory although there was room."""
+        device = newcomer.need.device
         idle = [slot.spec.id for slot in self._on(device) if slot.is_idle()]
-        await self._evict(idle, Cleared())
+        await self._evict(idle, newcomer.cleared)
         await self._wait_for_leaving(device)
 
     async def _wait_for_leaving(self, device: str) -> None:
@@ -203,15 +210,31 @@ class Room:
         return [slot for slot in self._slots() if slot.need.device == device]
 
     def _tenants(self, newcomer: Slot, device: str) -> Sequence[Tenant]:
-        return [_tenant(slot) for slot in self._on(device) if slot is not newcomer and slot.is_booked]
+        now = self._clock.monotonic()
+        return [_tenant(slot, now) for slot in self._on(device) if slot is not newcomer and slot.is_booked]
 
-    async def _evict(self, model_ids: Sequence[str], cleared: Cleared, *, park: bool = False) -> Cleared:
-        """Unload these; what they gave back is added to `cleared`. With `park` they will want to come back."""
-        tasks = [self._start_unload(slot, "evicted", park=park) for slot in self._slots() if slot.spec.id in model_ids]
+    async def _evict(self, model_ids: Sequence[str], cleared: Cleared, *, park: bool = False) -> None:
+        """Unload these, which `cleared` keeps. With `park` they will want to come back."""
+        tasks = []
+        for slot in [slot for slot in self._slots() if slot.spec.id in model_ids]:
+            cleared.add(slot.as_leaver())
+            tasks.append(self._start_unload(slot, "evicted", park=park))
         if tasks:
             await asyncio.wait(tasks)
-        freed = sum(task.result() or 0 for task in tasks if not task.cancelled() and task.exception() is None)
-        return cleared.and_then(Cleared(tuple(model_ids), freed))
+        freed = [task.result() or 0 for task in tasks if not task.cancelled() and task.exception() is None]
+        cleared.bytes_freed += sum(freed)
+
+    async def _suspend(self, model_ids: Sequence[str], newcomer: Slot, *, park: bool) -> None:
+        """Suspend these, which `newcomer` takes the place of. Raises Overloaded if one cannot be and it may give up."""
+        slots = [slot for slot in self._slots() if slot.spec.id in model_ids]
+        freed = await asyncio.gather(*(asyncio.shield(self._start_suspension(slot, park=park)) for slot in slots))
+        for slot, size in zip(slots, freed, strict=True):
+            if size is not None:
+                newcomer.cleared.suspend(slot.spec)
+                newcomer.cleared.bytes_freed += size
+        stuck = [slot.spec.id for slot, size in zip(slots, freed, strict=True) if size is None]
+        if stuck and newcomer.suspended is None:
+            raise self._held_by(newcomer, stuck)
 
     def _hold_back(self, model_ids: Sequence[str]) -> Sequence[Slot]:
         slots = [slot for slot in self._slots() if slot.spec.id in model_ids]
@@ -228,7 +251,7 @@ class Room:
 
 
 def _check_wanted(slot: Slot) -> None:
-    if slot.users == 0 or slot.state is ResidentState.UNLOADING:
+    if not slot.is_wanted():
         raise RequestCancelled(f"nobody waits for '{slot.spec.id}' any more")
 
 
@@ -258,10 +281,21 @@ def _bytes_of(slot: Slot) -> int:
     return slot.need.total if slot.bytes_taken is None else max(slot.bytes_taken, slot.need.weights)
 
 
-def _tenant(slot: Slot) -> Tenant:
-    in_use = slot.users > 0 or slot.state is ResidentState.LOADING
-    holding = Holding(slot.spec.id, _bytes_of(slot), slot.keep_alive, slot.last_used_at, in_use, slot.pinned)
-    return Tenant(slot.spec.task, holding, leaving=slot.state is ResidentState.UNLOADING)
+def _holding(slot: Slot) -> Holding:
+    in_use = slot.users > 0 or slot.is_coming()
+    return Holding(slot.spec.id, _bytes_of(slot), slot.keep_alive, slot.last_used_at, in_use, slot.pinned)
+
+
+def _tenant(slot: Slot, now: float) -> Tenant:
+    is_there = slot.state is ResidentState.LOADED
+    return Tenant(
+        slot.spec.task,
+        _holding(slot),
+        # One that is being suspended has its weights still.
+        leaving=slot.state is ResidentState.UNLOADING or (slot.state is ResidentState.SUSPENDED and not slot.suspended),
+        held=now - slot.held_since if is_there else -math.inf,
+        can_pause=slot.spec.task in (Task.TEXT, Task.SPEECH),
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

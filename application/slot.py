@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from application.leavers import Cleared, Leaver
 from application.residents import Resident, ResidentState
 from domain.errors import IngleError
 from domain.memory import MemoryNeed
 from domain.model import LoadOptions, ModelSpec
-from domain.repositories import LoadedModel, OnLoadProgress
+from domain.repositories import LoadedModel, OnLoadProgress, SuspendedModel
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,10 @@ class Slot:
     `work` is the load, then the unload; once the state is UNLOADING it is not replaced any more. `open` is cleared
     while newcomers have to wait because somebody waits for this model to leave. `need` is what was foreseen of its
     memory, `is_booked` tells that it may have begun to take it, and `bytes_taken` is what its load was seen to take.
+    `held_since` is when, in monotonic seconds, it was last loaded. `suspended` are the open requests of a model whose
+    weights had to make way; its load begins anew, so `settled` is cleared until it is back.
+    `cleared` is what had to leave for it, and `comes_back` tells that it had to leave for a load that failed: it is
+    loaded again without a user, as long as that takes nothing from others.
     """
 
     spec: ModelSpec
@@ -44,6 +49,10 @@ class Slot:
     loaded_at: float = 0.0
     last_used_at: float = 0.0
     listeners: list[OnLoadProgress] = field(default_factory=list)
+    held_since: float = 0.0
+    suspended: SuspendedModel | None = None
+    cleared: Cleared = field(default_factory=Cleared)
+    comes_back: bool = False
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -71,6 +80,29 @@ class Slot:
         """In memory, lent to nobody, and free to go."""
         return self.state is ResidentState.LOADED and self.users == 0 and not self.pinned
 
+    def is_wanted(self) -> bool:
+        """Whether its load is still for anything."""
+        return self.state is not ResidentState.UNLOADING and (self.users > 0 or self.comes_back)
+
+    def as_leaver(self) -> Leaver:
+        """How it can be brought back."""
+        return Leaver(self.spec, self.options, self.keep_alive, self.expires_at)
+
+    def is_coming(self) -> bool:
+        """Before its load, or on its way."""
+        return self.state in (ResidentState.LOADING, ResidentState.SUSPENDED)
+
+    def is_in_line(self) -> bool:
+        """Suspended, with nothing of its return begun."""
+        return self.state is ResidentState.SUSPENDED and self.suspended is not None and not self.is_booked
+
+    def pause(self) -> None:
+        """From now on its requests, and those to come, wait until it is loaded again."""
+        self.state = ResidentState.SUSPENDED
+        self.comes_back = False
+        self.settled.clear()
+        self.open.set()
+
     def is_leaving(self) -> bool:
         """On its way out of memory with nobody holding it back."""
         return self.state is ResidentState.UNLOADING and self.users == 0 and self.loaded is not None
@@ -92,7 +124,7 @@ class Slot:
         """The slot as others may see it."""
         return Resident(
             spec=self.spec,
-            model=self.loaded.info if self.loaded else None,
+            model=self.loaded.info if self.loaded and self.state is not ResidentState.SUSPENDED else None,
             state=self.state,
             in_flight=self.users,
             pinned=self.pinned,
@@ -103,5 +135,5 @@ class Slot:
             need=self.need,
             bytes_taken=self.bytes_taken,
             held_back=not self.open.is_set(),
-            waits=self.state is ResidentState.LOADING and not self.is_booked,
+            waits=self.is_coming() and not self.is_booked,
         )

@@ -5,20 +5,31 @@ tasks that belong to the slots, so a caller that leaves takes nothing with it.
 """
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 
-from application.device_arbiter import DeviceArbiter, group_of
-from application.device_standing import Swaps
-from application.events import DeviceSwapped, ModelLoaded, ModelLoadRefused, ModelUnloaded, Publish
+from application.device_arbiter import DeviceArbiter
+from application.events import (
+    ModelLoaded,
+    ModelLoadRefused,
+    ModelResumed,
+    ModelSuspended,
+    ModelUnloaded,
+    Publish,
+    SwapFailed,
+)
 from application.ports import Clock
 from application.residents import ResidentState
-from application.room import Cleared, Room
+from application.room import Room
 from application.slot import Slot
+from application.swap_record import SwapRecord
 from domain.errors import IngleError, InsufficientMemory, ModelLoadFailed, Overloaded, RequestCancelled
-from domain.model import LoadOptions, ModelSpec, Task
+from domain.model import LoadOptions, ModelSpec
 from domain.repositories import LoadProgress, ModelRepository, OnLoadProgress
+
+log = logging.getLogger(__name__)
 
 
 class Slots:
@@ -27,7 +38,9 @@ class Slots:
     * One slot for each model, from the start of its load to the end of its unload.
     * A load begins when there is room for it, which idle models leave to make.
     * One that runs out of memory all the same unloads what is idle and tries once more.
+    * If it fails for good, those that left for it come back, as far as that takes nothing from others.
     * An unload begins when the last user has gone.
+    * A model that is suspended at the end of its hold joins the line for its device at once; its users keep it.
     """
 
     def __init__(
@@ -38,11 +51,10 @@ class Slots:
         self._publish = publish
         self._keep_alive = keep_alive
         self._slots: dict[str, Slot] = {}
-        self.room = Room(repository, clock, arbiter, lambda: list(self), self.start_unload)
+        self.room = Room(repository, clock, arbiter, lambda: list(self), self.start_unload, self.start_suspension)
         self.failures: dict[str, IngleError] = {}
-        self.last_swap: DeviceSwapped | None = None
-        self.swaps: dict[str, Swaps] = {}
-        self._tasks: dict[str, Task] = {}
+        self.swaps = SwapRecord(clock, publish)
+        self._is_ending = False
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._slots.values()))
@@ -58,9 +70,11 @@ class Slots:
     def release(self, slot: Slot) -> None:
         """One user fewer; the last one starts the expiry timer."""
         slot.leave(self._clock.now())
-        if slot.users == 0 and slot.state is ResidentState.LOADED:
-            slot.arm(slot.last_used_at, self._expire)
         if slot.users == 0:
+            if slot.state is ResidentState.LOADED:
+                slot.arm(slot.last_used_at, self._expire)
+            elif slot.is_in_line():
+                self.start_unload(slot, "evicted")
             self.room.changed()
 
     def _expire(self, slot: Slot) -> None:
@@ -77,9 +91,23 @@ class Slots:
         slot = Slot(spec, options, self._repository.need(spec, options), self.keep_alive_of(spec))
         slot.pinned = spec.residence.pinned
         self._slots[spec.id] = slot
-        self._tasks[spec.id] = spec.task
+        self.stays_away(spec.id)
         slot.work = asyncio.create_task(self._load(slot), name=f"load {spec.id}")
         return slot
+
+    def stays_away(self, model_id: str | None = None) -> None:
+        """The model (None: every model) is not brought back if the load that it had to leave for fails."""
+        for slot in self:
+            for leaver in list(slot.cleared.leavers):
+                if model_id is None or leaver.spec.id == model_id:
+                    slot.cleared.forget(leaver.spec.id)
+
+    def end(self) -> None:
+        """From now on nobody is brought back."""
+        self._is_ending = True
+        for slot in self:
+            slot.comes_back = False
+        self.room.changed()
 
     def keep_alive_of(self, spec: ModelSpec) -> float:
         """How long the model stays where no caller says."""
@@ -98,26 +126,38 @@ class Slots:
 
         began = self._clock.monotonic()
         try:
-            cleared = await self._load_with_room(slot, tell_from_any_thread)
+            await self._load_with_room(slot, tell_from_any_thread)
             self._note_where(slot)
-        except BaseException as error:
+        except asyncio.CancelledError:
+            self._refuse_load(slot, RequestCancelled(f"nobody waits for '{slot.spec.id}' any more"))
+            if slot.state is ResidentState.UNLOADING:
+                self._bring_back(slot)
+            raise
+        except Exception as error:
             self._refuse_load(slot, error)
-            if not isinstance(error, Exception):
-                raise
+            self._bring_back(slot)
             return
         finally:
             self.room.changed()
         slot.loaded_at = slot.last_used_at = self._clock.now()
+        self._settle(slot)
+        assert slot.loaded is not None
+        if slot.suspended is None:
+            self._publish(ModelLoaded(slot.loaded.info))
+        else:
+            slot.suspended = None
+            self._publish(ModelResumed(slot.spec.id, slot.users, self._clock.monotonic() - began))
+        self.swaps.tell(slot, self._clock.monotonic() - began)
+
+    def _settle(self, slot: Slot) -> None:
+        """It is there: whoever waits for it may have it."""
+        slot.held_since = self._clock.monotonic()
         self.failures.pop(slot.spec.id, None)
         slot.settle()
-        if slot.state is ResidentState.LOADING:
+        if slot.is_coming():
             slot.state = ResidentState.LOADED
             if slot.users == 0:
-                slot.arm(slot.loaded_at, self._expire)
-        assert slot.loaded is not None
-        self._publish(ModelLoaded(slot.loaded.info))
-        if cleared.model_ids:
-            self._tell_of_swap(slot, cleared, self._clock.monotonic() - began)
+                slot.arm(self._clock.now(), self._expire)
 
     def _note_where(self, slot: Slot) -> None:
         """A device that failed may have left the model to another one."""
@@ -125,23 +165,21 @@ class Slots:
         if need.device != slot.need.device:
             slot.need, slot.bytes_taken = need, None
 
-    def _tell_of_swap(self, slot: Slot, cleared: Cleared, seconds: float) -> None:
-        came = group_of(slot.spec.task)
-        left = {group_of(self._tasks[model_id]) for model_id in cleared.model_ids}
-        swap = DeviceSwapped(
-            slot.need.device,
-            cleared.model_ids,
-            slot.spec.id,
-            seconds,
-            cleared.bytes_freed,
-            at=self._clock.now(),
-            left=next(iter(left - {came}), came),
-            came=came,
-        )
-        past = self.swaps.get(swap.device)
-        self.swaps[swap.device] = Swaps(1 if past is None else past.total + 1, swap)
-        self.last_swap = swap
-        self._publish(swap)
+    def _bring_back(self, failed: Slot) -> None:
+        """Load those again that left for a load that failed. They take only room that is free, and put nobody out."""
+        returning = [
+            leaver for leaver in failed.cleared.returning(self._clock.now()) if self.get(leaver.spec.id) is None
+        ]
+        if not returning or self._is_ending:
+            return
+        self._publish(SwapFailed(failed.need.device, failed.spec.id, tuple(leaver.spec.id for leaver in returning)))
+        for leaver in returning:
+            try:
+                slot = self.start_load(leaver.spec, leaver.options)
+            except IngleError as error:
+                self._publish(ModelLoadRefused(leaver.spec.id, error.code, str(error)))
+                continue
+            slot.comes_back, slot.pinned, slot.keep_alive = True, False, leaver.keep_alive
 
     def _refuse_load(self, slot: Slot, error: BaseException) -> None:
         if isinstance(error, IngleError):
@@ -156,31 +194,39 @@ class Slots:
         slot.settle(failure)
         if slot.state is ResidentState.LOADING:
             del self._slots[slot.spec.id]
+        elif slot.suspended is not None and slot.state is ResidentState.SUSPENDED:
+            slot.suspended.fail(failure)
+            slot.suspended = None
+            self.start_unload(slot, "evicted")
         self._publish(ModelLoadRefused(slot.spec.id, failure.code, str(failure)))
 
-    async def _load_with_room(self, slot: Slot, on_progress: OnLoadProgress) -> Cleared:
-        """Fill `slot`; returns who had to leave for it."""
-        cleared = await self.room.make(slot, slot.need)
+    async def _load_with_room(self, slot: Slot, on_progress: OnLoadProgress) -> None:
+        """Fill `slot`; its `cleared` tells who had to leave for it."""
+        await self.room.make(slot, slot.need)
         with suppress(InsufficientMemory):
             await self._load_once(slot, on_progress)
-            return cleared
+            return
         # The failed attempt's traceback, which kept its tensors alive, is gone here.
-        await self.room.clear(slot.need.device)
+        await self.room.clear(slot)
         await self._repository.trim()
         # Others may have taken what was free a moment ago: they are waited for as before.
-        cleared = cleared.and_then(await self.room.make(slot, slot.need))
+        await self.room.make(slot, slot.need)
         with suppress(InsufficientMemory):
             await self._load_once(slot, on_progress)
-            return cleared
+            return
         raise self.room.too_little(slot, slot.need)
 
     async def _load_once(self, slot: Slot, on_progress: OnLoadProgress) -> None:
         slot.is_booked = True
         before = self.room.look(slot)
         try:
-            slot.loaded = await self._repository.load(slot.spec, slot.options, on_progress)
-        finally:
-            slot.is_booked = slot.loaded is not None
+            if slot.suspended is None:
+                slot.loaded = await self._repository.load(slot.spec, slot.options, on_progress)
+            else:
+                await slot.suspended.resume(slot.options, on_progress)
+        except BaseException:
+            slot.is_booked = False
+            raise
         slot.bytes_taken = self.room.look(slot).taken_since(before)
 
     # -- out ----------------------------------------------------------------------------------------
@@ -196,6 +242,8 @@ class Slots:
         """
         assert slot.work is not None and slot.state is not ResidentState.UNLOADING
         slot.disarm()
+        if slot.is_in_line():
+            slot.work.cancel()
         slot.state = ResidentState.UNLOADING
         slot.settle(refusal or RequestCancelled(f"model '{slot.spec.id}' was unloaded by force"))
         slot.work = asyncio.create_task(self._unload(slot, slot.work, reason, park), name=f"unload {slot.spec.id}")
@@ -217,6 +265,37 @@ class Slots:
             self.room.changed()
         self._publish(ModelUnloaded(slot.spec.id, reason, freed))
         return freed
+
+    def start_suspension(self, slot: Slot, *, park: bool) -> "asyncio.Task[int | None]":
+        """From now on a model that is in use waits for its turn again, with all its users.
+
+        With `park` its weights may stay near. The task's result is how many bytes came free; None if that could not be
+        done, and the model works on.
+        """
+        assert slot.state is ResidentState.LOADED
+        slot.disarm()
+        slot.pause()
+        suspension = slot.work = asyncio.create_task(self._suspend(slot, park), name=f"suspend {slot.spec.id}")
+        return suspension
+
+    async def _suspend(self, slot: Slot, park: bool) -> int | None:
+        assert slot.loaded is not None
+        try:
+            suspended = await self._repository.suspend(slot.loaded, park=park)
+        except Exception:
+            log.exception("'%s' could not be suspended, and works on", slot.spec.id)
+            self._settle(slot)
+            self.room.changed()
+            return None
+        slot.is_booked, slot.bytes_taken = False, None
+        self._publish(ModelSuspended(slot.spec.id, slot.users, suspended.bytes_freed))
+        if slot.state is ResidentState.SUSPENDED:
+            slot.suspended = suspended
+            slot.work = asyncio.create_task(self._load(slot), name=f"resume {slot.spec.id}")
+            if slot.users == 0:
+                self.start_unload(slot, "evicted")
+        self.room.changed()
+        return suspended.bytes_freed
 
 
 def forget_frames(error: BaseException) -> None:

@@ -4,7 +4,7 @@ The row is the truth. A file without a row is a stray, left by a process that di
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -32,8 +32,11 @@ class FileRecords(Protocol):
         """That file, if one of `owners` may use it; None may use all. Raises StoredFileNotFound."""
         ...
 
-    async def use(self, uses: Sequence[FileUse]) -> None:
-        """Note that jobs, which need not be there yet, use files; those that there are not are passed over."""
+    async def use(self, uses: Sequence[FileUse]) -> Mapping[str, int]:
+        """Note that jobs, which need not be there yet, use files; those that there are not are passed over.
+
+        Gives the sizes in bytes of the others, by their ids.
+        """
         ...
 
     async def forget(self, file_id: str) -> None:
@@ -110,10 +113,9 @@ class StoredFiles:
         await self._records.forget(file.id)
         await asyncio.to_thread(self._folder.remove, [file.id])
 
-    async def use(self, uses: Sequence[FileUse]) -> None:
-        """Keep files for jobs that are about to be submitted."""
-        if uses:
-            await self._records.use(uses)
+    async def use(self, uses: Sequence[FileUse]) -> Mapping[str, int]:
+        """Keep files for jobs that are about to be submitted; the sizes in bytes of those that are here."""
+        return await self._records.use(uses) if uses else {}
 
     async def sweep(self) -> int:
         """Remove what is due; how many files that were."""

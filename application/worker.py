@@ -154,9 +154,7 @@ class Worker:
             return False
         self._keep(room)
         try:
-            queues = await self._rules.queues()
-            waiting = [queue.rules.model_profile for queue in queues if queue.pending and not queue.rules.paused]
-            profiles = [profile for profile in waiting if self._profiles.runs(profile)]
+            profiles = [profile for profile in await self._rules.waiting() if self._profiles.runs(profile)]
             if not profiles or self._stopping:
                 return False
             claim = Claim(

@@ -29,6 +29,7 @@ from infrastructure.persistence.postgres import Bounds, PostgresDatabase
 from infrastructure.persistence.schema import in_own_schema, migrate
 from infrastructure.persistence.sqlite import SqliteDatabase
 from infrastructure.persistence.wake_up import LocalWakeUp
+from ingle import environment
 
 OWNER, TASK, PROFILE = "benchmark", "no_op", "none"
 BARS = {"SQLite": (3000.0, 60.0), "PostgreSQL": (1800.0, 120.0)}
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
     options = parser.parse_args(arguments)
+    environment.settle()
     rows = asyncio.run(run(options))
     print(
         json.dumps([{**asdict(row), "holds": row.passes} for row in rows], indent=2) if options.json else render(rows)

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import random
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from benchmarks.streaming import Answer, Exchange, RequestFailed, chat_request
 # Headers, the role and two pieces of text have come: this stream decodes.
 UNDER_WAY = 4
 TIMEOUT_SECONDS = 300.0
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = (0.1, 0.2)
+"""Of many lengths, the same for everybody: equal ones meet a server always at the same point of its steps."""
+_PAUSES_SEED = 20
 
 Body = dict[str, object]
 
@@ -81,8 +84,9 @@ def _run_intrusion(url: str, background: Sequence[Body], questions: Sequence[Bod
             for other in others:
                 await other.under_way.wait()
             answers = []
+            pauses = random.Random(_PAUSES_SEED)
             for question in questions:
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(pauses.uniform(*PAUSE_SECONDS))
                 exchange = await _open(url, question)
                 await exchange.closed.wait()
                 if any(other.closed.is_set() for other in others):

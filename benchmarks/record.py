@@ -20,7 +20,7 @@ from pathlib import Path
 from ingle.bootstrap import usable_cores
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BENCHMARKS = ("text", "quality", "kernels", "responsiveness", "lookup", "speech", "jobs")
+BENCHMARKS = ("text", "quality", "kernels", "responsiveness", "lookup", "speech", "speech_windows", "jobs")
 QUIET_LOAD = 0.3
 QUIET_SECONDS = 900.0
 _ASK_EVERY_SECONDS = 5.0

@@ -17,6 +17,7 @@ import psutil
 
 from benchmarks.distribution import percentile
 from benchmarks.prober import Prober
+from models.speech.options import EngineOptions
 
 MIB = 1 << 20
 PROBES_A_SECOND = 10.0
@@ -198,7 +199,7 @@ def cancelled(client: httpx2.Client, url: str, pid: int, model: str, file: Path)
     long = LongFile(url, model, file)
     long.wait_for(int(100 * CANCEL_AT))
     speech = client.get("/queue/status").json()["speech"]
-    seconds_a_row = 19.0
+    seconds_a_row = EngineOptions().on("cpu", free_bytes=0).window_seconds
     batch_seconds = speech["last_batch_rows"] * seconds_a_row / speech["real_time_factor"]
     client.post(f"/queue/cancel/{long.request_id}").raise_for_status()
     began = time.monotonic()

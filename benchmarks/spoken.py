@@ -60,15 +60,22 @@ class Joined:
         return path
 
 
-def joined(folder: Path, seconds: float) -> Joined:
-    """The clips of `folder` in order, one to three seconds of noise between them, for at least `seconds`."""
-    noise = np.random.default_rng(20)
+def joined(folder: Path, seconds: float, *, shuffle: int | None = None) -> Joined:
+    """The clips of `folder`, one to three seconds of noise between them, for at least `seconds`.
+
+    They come in order, or each time round in an order that the seed `shuffle` decides, as it does the pauses.
+    """
+    noise = np.random.default_rng(20 if shuffle is None else shuffle)
+    order = list(CLIPS.items())
     parts: list[npt.NDArray[np.int16]] = []
     offsets: list[float] = []
     texts: list[str] = []
     length = 0
     while length < seconds * RATE:
-        name, text = list(CLIPS.items())[len(texts) % len(CLIPS)]
+        place = len(texts) % len(order)
+        if place == 0 and shuffle is not None:
+            order = [order[number] for number in noise.permutation(len(order))]
+        name, text = order[place]
         with wave.open(str(folder / name)) as file:
             clip = np.frombuffer(file.readframes(file.getnframes()), np.int16)
         gap = noise.normal(0, 10, int(noise.uniform(1, 3) * RATE)).astype(np.int16)

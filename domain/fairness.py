@@ -4,6 +4,8 @@ Owners with work share by weight, because each job moves its owner's next tag on
 away starts at what is served now, so it neither owes nor has saved anything.
 """
 
+USUAL_BYTES_PER_SECOND = 16_000
+
 
 def first_tag(served: float | None, floor: float | None, own_last: float | None, step: float) -> float:
     """The tag of an owner's next job.
@@ -30,3 +32,8 @@ def chat_cost(characters: int, max_tokens: int) -> float:
 def transcription_cost(seconds: float) -> float:
     """The estimate for a transcription: its minutes."""
     return max(1.0, seconds / 60)
+
+
+def recording_cost(size: int) -> float:
+    """The estimate for a recording of `size` bytes that nobody has decoded yet: its minutes at 128 kbit/s."""
+    return transcription_cost(size / USUAL_BYTES_PER_SECOND)

@@ -132,6 +132,12 @@ class Job:
         """When the running attempt must have ended, however often its worker beats."""
         return None if self.attempt_started_at is None else self.attempt_started_at + self.timeout_ms
 
+    @property
+    def served(self) -> bool:
+        """Whether it was claimed from the place in line that it has: a manual retry gives it a new one."""
+        active = self.status in (JobStatus.RUNNING, JobStatus.COMPLETED)
+        return self.attempt > 0 and (active or self.failure_count > 0 or self.snooze_count > 0)
+
     def phase(self, now: int, *, held: bool = False) -> Phase | None:
         """What it waits for at `now`; `held` tells that its queue is paused or its breaker open."""
         if self.status is JobStatus.PENDING:

@@ -132,6 +132,8 @@ def on_retry(job: Job, now: int, delay_ms: int, *, force: bool) -> Move | None:
         raise JobCompleted("a completed job is final", job=summary(job))
     if job.status is JobStatus.PENDING:
         return None
+    if job.payload_purged_at is not None:
+        raise InvalidTransition("the job's input is not kept any more: submit it anew", job=summary(job))
     running = job.status is JobStatus.RUNNING
     if running and not force and (job.lease_expires_at or 0) >= now:
         raise InvalidTransition("the job is running: retry it with force to take it from its worker", job=summary(job))

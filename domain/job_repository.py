@@ -40,6 +40,7 @@ class JobFilter:
     status: Collection[JobStatus] = ()
     error_code: Collection[str] = ()
     batch_id: Collection[str] = ()
+    idempotency_key: Collection[str] = ()
     created_after: int | None = None
     created_before: int | None = None
 

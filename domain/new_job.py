@@ -29,7 +29,8 @@ class NewJob:
     """A job as it is asked for; it checks its own names and ranges (InvalidRequest names the field).
 
     `available_at` (milliseconds since the epoch) or `delay_ms`, not both. `expires_ms` counts from when it is due.
-    `timeout_ms` None takes the queue's, and where that has none `default_timeout_ms`. `cost` must be estimated.
+    `timeout_ms` None takes the queue's, and where that has none `default_timeout_ms`. `cost` is the caller's, or
+    `estimated`: whoever knows more of the job may say better.
     """
 
     id: str
@@ -55,6 +56,7 @@ class NewJob:
     include_result: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     cost: float = 1.0
+    estimated: bool = False
     trace_id: str | None = None
     request_id: str | None = None
 

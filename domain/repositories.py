@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from domain.errors import IngleError
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, Model, ModelSpec
 
@@ -41,6 +42,26 @@ class LoadedModel(Protocol):
         ...
 
 
+class SuspendedModel(Protocol):
+    """A model whose weights are off their device, and whose requests wait for them to come back."""
+
+    @property
+    def bytes_freed(self) -> int:
+        """How much memory that gave back, measured."""
+        ...
+
+    async def resume(self, options: LoadOptions, on_progress: OnLoadProgress) -> None:
+        """Load the weights again, as `ModelRepository.load` does, and go on: each request as if nothing had happened.
+
+        Raises what a load raises; then the model is suspended as before.
+        """
+        ...
+
+    def fail(self, error: IngleError) -> None:
+        """End all work, for good, as `LoadedModel.abort` does, with `error` for those who have begun."""
+        ...
+
+
 class ModelRepository(Protocol):
     """Where models come from and go back to.
 
@@ -57,6 +78,9 @@ class ModelRepository(Protocol):
     * `unload` gives the memory back to the machine and returns how many bytes that freed, measured. With `park`, one
       on a GPU may wait in the machine's own memory, where there is room, so that its next load is quick; nothing else
       knows of it, and `reclaim` of that memory and `trim` let it go.
+    * `suspend` stops a text or speech model between two steps and takes its weights off the device, with `park` as
+      `unload` does. Its requests stay open and take new ones, which wait: they may end by their deadlines, be
+      cancelled and aborted. It may be unloaded. If it raises, the model works on.
     * `trim` returns memory that nobody needs (garbage, allocator, device caches) and names what it did.
     """
 
@@ -74,6 +98,10 @@ class ModelRepository(Protocol):
 
     async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Take `model` out of memory; nobody may use it any more."""
+        ...
+
+    async def suspend(self, model: LoadedModel, *, park: bool = False) -> SuspendedModel:
+        """Take the weights of `model` off their device while it is in use."""
         ...
 
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:

@@ -23,7 +23,10 @@ from application.events import (
     ModelLoadRefused,
     ModelMade,
     ModelPulled,
+    ModelResumed,
+    ModelSuspended,
     ModelUnloaded,
+    SwapFailed,
     TextsEmbedded,
     TranscriptionFinished,
     WorkCancelled,
@@ -125,16 +128,25 @@ class EventLog:
                 )
             case ModelLoadRefused(model_id, code, reason):
                 self._log.error("model load failed", model=model_id, code=code, reason=reason)
-            case DeviceSwapped(device, evicted, loaded, seconds, bytes_freed, _, left, came):
+            case DeviceSwapped(device, evicted, loaded, seconds, bytes_freed, _, left, came, suspended):
                 self._log.info(
                     "models gave way",
                     device=device,
                     evicted=list(evicted),
+                    suspended=list(suspended),
                     loaded=loaded,
                     seconds=round(seconds, 3),
                     bytes_freed=bytes_freed,
                     left=left,
                     came=came,
+                )
+            case ModelSuspended(model_id, requests, bytes_freed):
+                self._log.info("model suspended", model=model_id, requests=requests, freed_bytes=bytes_freed)
+            case ModelResumed(model_id, requests, seconds):
+                self._log.info("model resumed", model=model_id, requests=requests, seconds=round(seconds, 3))
+            case SwapFailed(device, model_id, returning):
+                self._log.warning(
+                    "models that gave way come back", device=device, failed=model_id, returning=list(returning)
                 )
             case ModelUnloaded(model_id, reason, bytes_freed):
                 self._log.info("model unloaded", model=model_id, reason=reason, freed_bytes=bytes_freed)

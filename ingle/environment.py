@@ -1,4 +1,7 @@
-"""What libraries read from the environment once, when they are first imported: so it must be there before that."""
+"""The process itself: what libraries read from its environment, how it collects garbage, how its threads take turns.
+
+Libraries read their variables when they are first imported, so these must be there before that.
+"""
 
 import ctypes
 import gc
@@ -20,6 +23,7 @@ _SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_SWITCH_SECONDS = 0.0005
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _ARENAS = 2
 
@@ -45,6 +49,17 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def settle() -> None:
+    """Before anybody waits for answers: nothing of what happens later may hold up the event loop for long.
+
+    A garbage collection walks every object of the libraries, 0.3 s of them; what is there now stays, and need not be
+    walked again. A thread that computes in Python gives way to the event loop after half a millisecond.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def _share_arenas() -> None:

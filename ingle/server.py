@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ from api.app import create_app
 from api.protocol import ConnectionLimits, limited_protocol
 from application.model_pool import ModelPool
 from domain.errors import IngleError
+from ingle import environment
 from ingle.bootstrap import Application, build
 from ingle.exposure import keep_warning, say_who_can_reach
 from ingle.job_application import JobApplication, job_application, with_jobs
@@ -30,7 +29,6 @@ from models.store import ModelStore
 LAST_WORDS = 5
 """Seconds that callers whose work was ended have to read why."""
 
-_SWITCH_SECONDS = 0.0005
 _log = structlog.get_logger("ingle")
 
 
@@ -81,16 +79,10 @@ async def serve(settings: Settings, listener: socket.socket) -> bool:
 
 
 def _settle(application: Application, settings: Settings) -> None:
-    """Before anybody listens: do what would hold up the event loop later.
-
-    A garbage collection walks every object of the libraries, 0.3 s of them; what is there now stays, and need not be
-    walked again. A thread that computes in Python gives way to the event loop after half a millisecond.
-    """
+    """Before anybody listens: do what would hold up the event loop later."""
     defaults = (settings.default_model, settings.default_speech_model)
     application.repository.prepare([*defaults, *_preloaded(application, settings)])
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    environment.settle()
 
 
 def _preloaded(application: Application, settings: Settings) -> Sequence[str]:

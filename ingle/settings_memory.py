@@ -37,4 +37,5 @@ class MemorySettings(BaseSettings):
     """Whether speech and text models may be on one device at once: `auto` where both fit, `shared`, `exclusive`."""
 
     device_max_hold: Seconds = 30.0
-    """How long a model that does not fit waits for busy ones to finish and leave before it is refused with 503."""
+    """How long a model that does not fit waits for busy ones to finish and leave. Then text is suspended for speech and
+    speech for text, to go on in its turn; for other models, and with 0, it is refused with 503."""

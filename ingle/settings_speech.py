@@ -34,7 +34,7 @@ class SpeechSettings(BaseSettings):
     """How long an idle device waits for a second recording before it starts on the first."""
 
     speech_window_seconds: Annotated[float, AfterValidator(_window)] = 0.0
-    """Most speech in a window, 9 to 29 seconds; 0 is 19 on CPU and 29 on a GPU."""
+    """Most speech in a window, 9 to 29 seconds; 0 is 22 on CPU and 29 on a GPU."""
 
     speech_short_windows: bool = True
     """Whether short windows are decoded short; without it each is padded to 30 seconds, as Whisper was trained."""

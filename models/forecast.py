@@ -41,13 +41,14 @@ def embedding_need(spec: ModelSpec, placement: EmbeddingPlacement) -> MemoryNeed
     return MemoryNeed(str(placement.device), _weights(spec, placement.dtype_name), 0, _EMBEDDING_WORKSPACE)
 
 
-def speech_need(spec: ModelSpec, device: str, compute_type: str) -> MemoryNeed:
-    """For a recogniser; `compute_type` is a name of CTranslate2's, or auto."""
+def speech_need(spec: ModelSpec, device: str, compute_type: str, copies: int = 1) -> MemoryNeed:
+    """For a recogniser in so many `copies`; `compute_type` is a name of CTranslate2's, or auto."""
     first = compute_type.partition("_")[0]
     if first == "auto":
         first = "int8" if device == "cpu" else "float16"
     # A type that is not known here may turn out to be any.
-    return MemoryNeed(device, _weights(spec, first if first in _BYTES_A_PARAMETER else "float32"), 0, _SPEECH_WORKSPACE)
+    weights = _weights(spec, first if first in _BYTES_A_PARAMETER else "float32")
+    return MemoryNeed(device, copies * weights, 0, _SPEECH_WORKSPACE)
 
 
 def _weights(spec: ModelSpec, precision: str) -> int:

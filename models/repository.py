@@ -4,14 +4,14 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from application.shortages import OnShortage
-from domain.errors import InsufficientMemory, ModelNotFound, ModelNotLoaded
+from domain.errors import IngleError, InsufficientMemory, ModelNotFound, ModelNotLoaded
 from domain.memory import MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, ModelSpec, Task
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
@@ -189,18 +189,22 @@ class OptimizedModelRepository:
 
     async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Drop the weights, return the pages, and measure what came back; see the contract."""
-        if not isinstance(model, TextEngine | EmbeddingEngine | WhisperEngine):
-            raise ModelNotLoaded(f"'{model.info.id}' was not loaded here")
-        before = await asyncio.to_thread(memory.usage)
         if isinstance(model, TextEngine):
-            await self._text.unload(model, park=park)
-        elif isinstance(model, EmbeddingEngine):
-            await model.close()
-        else:
-            await asyncio.to_thread(partial(self._speech.unload, model, park=park))
-        await asyncio.to_thread(memory.trim)
-        after = await asyncio.to_thread(memory.usage)
-        return max(0, before.rss - after.rss) + max(0, before.vram_used - after.vram_used)
+            return await _freed_by(self._text.unload(model, park=park))
+        if isinstance(model, EmbeddingEngine):
+            return await _freed_by(model.close())
+        if isinstance(model, WhisperEngine):
+            return await _freed_by(asyncio.to_thread(self._speech.unload, model, park=park))
+        raise _stranger(model)
+
+    async def suspend(self, model: LoadedModel, *, park: bool = False) -> "SuspendedEngine":
+        """Drop the weights of a text or speech model that is in use; see the contract."""
+        if isinstance(model, TextEngine):
+            return SuspendedEngine(self, model, await _freed_by(self._text.suspend(model, park=park)))
+        if isinstance(model, WhisperEngine):
+            freed = await _freed_by(asyncio.to_thread(self._speech.suspend, model, park=park))
+            return SuspendedEngine(self, model, freed)
+        raise _stranger(model)
 
     def prepare(self, names: Sequence[str]) -> None:
         """Before anybody listens: do what would hold the interpreter during the loads of `names`.
@@ -239,3 +243,47 @@ class OptimizedModelRepository:
             thread.call_soon(lambda: torch.set_num_threads(self._policy.cpu_threads)).result()
             self._threads[where] = thread
         return self._threads[where]
+
+
+class SuspendedEngine:
+    """Implements `domain.repositories.SuspendedModel` for an engine of an OptimizedModelRepository."""
+
+    def __init__(
+        self, repository: OptimizedModelRepository, engine: TextEngine | WhisperEngine, bytes_freed: int
+    ) -> None:
+        self._repository = repository
+        self._engine = engine
+        self._bytes_freed = bytes_freed
+
+    @property
+    def bytes_freed(self) -> int:
+        """How much memory that gave back."""
+        return self._bytes_freed
+
+    async def resume(self, options: LoadOptions, on_progress: OnLoadProgress) -> None:
+        """Load the model anew, and let the engine go on with what was loaded; see the contract."""
+        engine = self._engine
+        fresh = await self._repository.load(engine.info.spec, options, on_progress)
+        if isinstance(engine, TextEngine):
+            assert isinstance(fresh, TextEngine)
+            await engine.resume(fresh)
+        else:
+            assert isinstance(fresh, WhisperEngine)
+            await asyncio.to_thread(engine.resume, fresh)
+
+    def fail(self, error: IngleError) -> None:
+        """End all work with `error`."""
+        self._engine.abort(error)
+
+
+async def _freed_by(leaving: Awaitable[None]) -> int:
+    """How many bytes the machine and its GPUs have back when `leaving` is over."""
+    before = await asyncio.to_thread(memory.usage)
+    await leaving
+    await asyncio.to_thread(memory.trim)
+    after = await asyncio.to_thread(memory.usage)
+    return max(0, before.rss - after.rss) + max(0, before.vram_used - after.vram_used)
+
+
+def _stranger(model: LoadedModel) -> ModelNotLoaded:
+    return ModelNotLoaded(f"'{model.info.id}' was not loaded here")

@@ -49,6 +49,7 @@ class SpeechLoads:
             self._resolve(options.device),
             self._compute_type(options),
             lambda where: self._budgets.of(where).ceiling,
+            threads=self._threads(options),
             may_fall=options.device == "auto",
             fallen=self._fallen.get(spec.id),
         )
@@ -89,7 +90,8 @@ class SpeechLoads:
             decoder=self._decoder,
             device=placement.need.device,
             compute_type=self._compute_type(options),
-            cpu_threads=min(options.threads or self._policy.cpu_threads, self._policy.cpu_threads),
+            cpu_threads=self._threads(options),
+            lanes=placement.lanes,
             on_progress=on_progress,
             options=self._policy.options,
             too_large=placement.too_large,
@@ -100,13 +102,22 @@ class SpeechLoads:
 
     def unload(self, engine: WhisperEngine, *, park: bool) -> None:
         """Take a model out of memory. Blocks. With `park` one on a GPU waits in host memory, if there is room."""
+        engine.close(to_host=park and self._may_wait(engine))
+
+    def suspend(self, engine: WhisperEngine, *, park: bool) -> None:
+        """Take the weights of a model in use out of memory, as `unload` does. Blocks."""
+        engine.suspend(to_host=park and self._may_wait(engine))
+
+    def _may_wait(self, engine: WhisperEngine) -> bool:
         info = engine.info
-        to_host = park and info.device != "cpu" and may_park(info.memory_bytes, self._budgets.of("cpu"))
-        engine.close(to_host=to_host)
+        return info.device != "cpu" and may_park(info.memory_bytes, self._budgets.of("cpu"))
 
     def let_go(self) -> bool:
         """Drop the weights that wait in host memory; whether there were any."""
         return self._parking.clear()
+
+    def _threads(self, options: LoadOptions) -> int:
+        return min(options.threads or self._policy.cpu_threads, self._policy.cpu_threads)
 
     def _compute_type(self, options: LoadOptions) -> str:
         return _COMPUTE_TYPES.get((options.dtype, options.quantization), self._policy.compute_type)

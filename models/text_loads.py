@@ -98,7 +98,13 @@ class TextLoads:
 
     async def unload(self, engine: TextEngine, *, park: bool) -> None:
         """Take a model out of memory. With `park` one on a GPU waits in host memory, if there is room."""
-        kept = await engine.close()
+        await self._keep(await engine.close(), engine, park=park)
+
+    async def suspend(self, engine: TextEngine, *, park: bool) -> None:
+        """Take weights and cache of a model in use out of memory. With `park` as `unload` does."""
+        await self._keep(await engine.suspend(), engine, park=park)
+
+    async def _keep(self, kept: Kept | None, engine: TextEngine, *, park: bool) -> None:
         if park and kept is not None and may_park(kept.bytes, self._budgets.of("cpu")):
             await asyncio.to_thread(self._park, kept, str(engine.info.id))
 

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from api.auth import needs
+from api.docs_page import header_parameters
 from api.job_services import JobServices
 from api.jobs.binding import check_work
 from api.jobs.reading import job_id_of
@@ -24,6 +25,7 @@ def routes(services: JobServices) -> APIRouter:
     @router.get(
         "/jobs/{id}/audio",
         summary="The recording of a job that is held",
+        openapi_extra={"parameters": header_parameters({"X-Lease-Token": "The token that the claim gave"})},
         response_class=FileResponse,
         responses={200: {"content": {"application/octet-stream": {}}, "description": "The upload as it came"}},
     )

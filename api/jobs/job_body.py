@@ -43,6 +43,11 @@ def _code(text: str) -> str:
     return text
 
 
+def _within(least: float, most: float) -> dict[str, Any]:
+    """A range for readers of the description; the domain is who refuses what is not in it."""
+    return {"minimum": least, "maximum": most}
+
+
 Moment = Annotated[str, AfterValidator(_moment)]
 Code = Annotated[str, AfterValidator(_code)]
 
@@ -50,8 +55,8 @@ Code = Annotated[str, AfterValidator(_code)]
 class RetryBody(Body):
     """How a job is retried where that differs from the table."""
 
-    base_seconds: int | None = None
-    cap_seconds: int | None = None
+    base_seconds: int | None = Field(None, json_schema_extra=_within(1, 3600))
+    cap_seconds: int | None = Field(None, json_schema_extra=_within(1, 86_400))
     retry_codes: list[Code] = Field(default_factory=list)
     terminal_codes: list[Code] = Field(default_factory=list)
 
@@ -68,12 +73,12 @@ class JobBody(Body):
     task_type: str
     model_profile: str | None = None
     input: dict[str, Any]
-    priority: int = 0
+    priority: int = Field(0, json_schema_extra=_within(-10, 10))
     available_at: Moment | None = None
-    delay_seconds: float = 0
-    expires_in_seconds: int | None = None
-    max_attempts: int = 3
-    timeout_seconds: int | None = None
+    delay_seconds: float = Field(0, json_schema_extra=_within(0, 2_592_000))
+    expires_in_seconds: int | None = Field(None, json_schema_extra=_within(1, 2_592_000))
+    max_attempts: int = Field(3, json_schema_extra=_within(1, 100))
+    timeout_seconds: int | None = Field(None, json_schema_extra=_within(1, 86_400))
     retry: RetryBody | None = None
     idempotency_key: str | None = None
     dedupe_key: str | None = None
@@ -81,7 +86,7 @@ class JobBody(Body):
     callback_url: str | None = None
     include_result: bool = False
     metadata: dict[str, str] = Field(default_factory=dict)
-    cost: float | None = Field(None)
+    cost: float | None = Field(None, json_schema_extra=_within(0.01, 1000))
 
 
 def new_job(
@@ -99,7 +104,9 @@ def new_job(
         key = one_said(key, request.headers.get("idempotency-key"), ("idempotency_key", "Idempotency-Key"))
         if body.on_conflict == "skip":
             raise InvalidFields([Problem(("on_conflict",), "skip is for batches: use error or return")])
-    profile = body.model_profile or services.defaults.profiles.get(body.task_type)
+    profile = body.model_profile
+    if profile is None:
+        profile = services.defaults.profiles.get(body.task_type)
     if profile is None:
         raise InvalidFields([Problem(("model_profile",), "this task_type has no default: name one")])
     if body.available_at is not None and "delay_seconds" in raw:
@@ -128,6 +135,7 @@ def new_job(
         include_result=body.include_result,
         metadata=body.metadata,
         cost=cost_of(body.task_type, body.input) if body.cost is None else body.cost,
+        estimated=body.cost is None,
         trace_id=trace[1] if trace else None,
         request_id=request_id_of(request.scope),
     )

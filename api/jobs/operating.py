@@ -12,8 +12,19 @@ from starlette.responses import Response
 from api.answers import json_answer
 from api.auth import caller_of, needs
 from api.bodies import Body, validate
+from api.docs_page import describes, gives, query_parameters
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
+from api.jobs.figures import (
+    DeliveriesAnswer,
+    OwnerAnswer,
+    OwnersAnswer,
+    QueueAnswer,
+    QueuesAnswer,
+    RedeliveryAnswer,
+    StatsAnswer,
+    WorkersAnswer,
+)
 from api.jobs.job_body import RetryBody
 from api.jobs.reading import WholeNumber, query_of, read_job_json
 from api.jobs.record import moment
@@ -68,7 +79,12 @@ def routes(services: JobServices) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["jobs: operators"])
 
-    @router.get("/stats", summary="Jobs in figures")
+    @router.get(
+        "/stats",
+        summary="Jobs in figures",
+        openapi_extra={"parameters": query_parameters(StatsQuery)},
+        responses={200: gives(StatsAnswer, "Figures, at most two seconds old")},
+    )
     @needs(Scope.JOBS, Scope.METRICS)
     async def stats(request: Request) -> Response:
         query = query_of(request, StatsQuery)
@@ -86,18 +102,31 @@ def routes(services: JobServices) -> APIRouter:
         document["dispatch"] = {**document.get("dispatch", {}), "broker": services.broker()}
         return json_answer({**_with_moments(document), "window": query.window})
 
-    @router.get("/workers", summary="Who works, or worked within a day")
+    @router.get(
+        "/workers",
+        summary="Who works, or worked within a day",
+        responses={200: gives(WorkersAnswer, "Newest first")},
+    )
     @needs(Scope.ADMIN)
     async def workers() -> Response:
         found = await services.workers.workers()
         return json_answer({"workers": [_worker(one) for one in found]})
 
-    @router.get("/queues", summary="Every queue, which is a model profile")
+    @router.get(
+        "/queues",
+        summary="Every queue, which is a model profile",
+        responses={200: gives(QueuesAnswer, "By name")},
+    )
     @needs(Scope.ADMIN)
     async def queues() -> Response:
         return json_answer({"queues": [_queue(state) for state in await services.rules.queues()]})
 
-    @router.patch("/queues/{model_profile:path}", summary="Pause or limit a queue")
+    @router.patch(
+        "/queues/{model_profile:path}",
+        summary="Pause or limit a queue",
+        openapi_extra=describes(QueueBody),
+        responses={200: gives(QueueAnswer, "The queue as it is now")},
+    )
     @needs(Scope.ADMIN)
     async def set_queue(request: Request) -> Response:
         profile = _name(request, "model_profile")
@@ -118,12 +147,21 @@ def routes(services: JobServices) -> APIRouter:
         await services.rules.set_queue(replace(old, **{name: changes[name] for name in changes.keys() & said}))
         return json_answer(_queue(await services.rules.queue(profile)))
 
-    @router.get("/owners", summary="Every owner that something is set for")
+    @router.get(
+        "/owners",
+        summary="Every owner that something is set for",
+        responses={200: gives(OwnersAnswer, "By name")},
+    )
     @needs(Scope.ADMIN)
     async def owners() -> Response:
         return json_answer({"owners": [asdict(rules) for rules in await services.rules.owners()]})
 
-    @router.patch("/owners/{owner_service:path}", summary="Weigh or limit an owner")
+    @router.patch(
+        "/owners/{owner_service:path}",
+        summary="Weigh or limit an owner",
+        openapi_extra=describes(OwnerBody),
+        responses={200: gives(OwnerAnswer, "The owner as it is now")},
+    )
     @needs(Scope.ADMIN)
     async def set_owner(request: Request) -> Response:
         owner = _name(request, "owner_service")
@@ -134,7 +172,12 @@ def routes(services: JobServices) -> APIRouter:
         await services.rules.set_owner(replace(await services.rules.owner(owner), **given))
         return json_answer(asdict(await services.rules.owner(owner)))
 
-    @router.get("/webhooks/deliveries", summary="What was told to callbacks, or is to be")
+    @router.get(
+        "/webhooks/deliveries",
+        summary="What was told to callbacks, or is to be",
+        openapi_extra={"parameters": query_parameters(DeliveryQuery)},
+        responses={200: gives(DeliveriesAnswer, "A page")},
+    )
     @needs(Scope.ADMIN)
     async def deliveries(request: Request) -> Response:
         query = query_of(request, DeliveryQuery)
@@ -144,7 +187,12 @@ def routes(services: JobServices) -> APIRouter:
         cursor = found[-1].id if len(found) == query.limit else None
         return json_answer({"deliveries": [_delivery(one) for one in found], "next_cursor": cursor})
 
-    @router.post("/webhooks/deliveries/{id}/redeliver", summary="Tell it again", status_code=202)
+    @router.post(
+        "/webhooks/deliveries/{id}/redeliver",
+        summary="Tell it again",
+        status_code=202,
+        responses={202: gives(RedeliveryAnswer, "It is queued anew")},
+    )
     @needs(Scope.ADMIN)
     async def redeliver(request: Request) -> Response:
         await services.outbox.redeliver(str(request.path_params["id"]))

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import json_answer
 from api.auth import caller_of, needs
 from api.bodies import Body, validate
+from api.docs_page import describes, gives, query_parameters, schema_of
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
+from api.jobs.answers import BulkAnswer, ChangedJob, ListAnswer, ShownJob
 from api.jobs.binding import visible_job
 from api.jobs.job_body import Moment, milliseconds_of
 from api.jobs.reading import WholeNumber, job_id_of, query_of, read_job_json
@@ -28,6 +30,7 @@ from domain.job_repository import Cancel, Changed, Delete, JobFilter, Retry
 LOOK_SECONDS = 0.2
 FILTERS = frozenset(("owner_service", "owner_ref", "task_type", "model_profile", "status", "error_code", "batch_id"))
 ACTOR = "api"
+BULK_DONE: dict[int | str, dict[str, Any]] = {200: gives(BulkAnswer, "What was changed, or would be")}
 
 Values = Annotated[list[str], Field(max_length=50)]
 
@@ -86,7 +89,7 @@ class RetryBody(Body):
 class BulkBody(Body):
     """All jobs that match, newest first, at most `limit`."""
 
-    filter: dict[str, Any]
+    filter: Annotated[dict[str, Any], WithJsonSchema(schema_of(FilterBody))]
     limit: int = Field(ge=1, le=10_000)
     dry_run: bool = False
 
@@ -94,8 +97,14 @@ class BulkBody(Body):
 def routes(services: JobServices) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["jobs"])
+    bulk = describes(BulkBody)
 
-    @router.get("/jobs", summary="List jobs, newest first")
+    @router.get(
+        "/jobs",
+        summary="List jobs, newest first",
+        openapi_extra={"parameters": query_parameters(ListQuery)},
+        responses={200: gives(ListAnswer, "A page")},
+    )
     @needs(Scope.JOBS)
     async def list_jobs(request: Request) -> Response:
         query = query_of(request, ListQuery, lists=FILTERS)
@@ -107,7 +116,12 @@ def routes(services: JobServices) -> APIRouter:
         cursor = None if page.next_before is None else str(page.next_before)
         return json_answer({"jobs": records, "next_cursor": cursor})
 
-    @router.get("/jobs/{id}", summary="Look at a job, or wait for its end")
+    @router.get(
+        "/jobs/{id}",
+        summary="Look at a job, or wait for its end",
+        openapi_extra={"parameters": query_parameters(JobQuery)},
+        responses={200: gives(ShownJob, "The job")},
+    )
     @needs(Scope.JOBS, Scope.WORKER)
     async def show(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -121,7 +135,15 @@ def routes(services: JobServices) -> APIRouter:
             record["attempts"] = attempt_records(await services.history.attempts(job_id))
         return json_answer(record)
 
-    @router.post("/jobs/{id}/cancel", summary="Cancel a job")
+    @router.post(
+        "/jobs/{id}/cancel",
+        summary="Cancel a job",
+        openapi_extra=describes(CancelBody, required=False),
+        responses={
+            200: gives(ChangedJob, "The job, cancelled"),
+            202: gives(ChangedJob, "The job, still running: its worker is told at its next heartbeat"),
+        },
+    )
     @needs(Scope.JOBS)
     async def cancel(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -130,7 +152,12 @@ def routes(services: JobServices) -> APIRouter:
         running = done.job.status is JobStatus.RUNNING
         return json_answer({**await shown(done.job), "changed": done.changed}, 202 if running else 200)
 
-    @router.post("/jobs/{id}/retry", summary="Run a job again from the start")
+    @router.post(
+        "/jobs/{id}/retry",
+        summary="Run a job again from the start",
+        openapi_extra=describes(RetryBody, required=False),
+        responses={200: gives(ChangedJob, "The job, pending")},
+    )
     @needs(Scope.JOBS)
     async def retry(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -147,12 +174,12 @@ def routes(services: JobServices) -> APIRouter:
         await change(request, Delete(ACTOR), job_id_of(request))
         return Response(status_code=204)
 
-    @router.post("/jobs/retry", summary="Retry all jobs that match")
+    @router.post("/jobs/retry", summary="Retry all jobs that match", openapi_extra=bulk, responses=BULK_DONE)
     @needs(Scope.JOBS)
     async def retry_all(request: Request) -> Response:
         return await change_all(request, Retry(ACTOR), await read_job_json(request))
 
-    @router.post("/jobs/cancel", summary="Cancel all jobs that match")
+    @router.post("/jobs/cancel", summary="Cancel all jobs that match", openapi_extra=bulk, responses=BULK_DONE)
     @needs(Scope.JOBS)
     async def cancel_all(request: Request) -> Response:
         return await change_all(request, Cancel(ACTOR), await read_job_json(request))

@@ -14,9 +14,10 @@ from api.answers import json_answer
 from api.auth import needs
 from api.bodies import Body, validate
 from api.canonical import canonical_sha256
-from api.docs_page import schema_of
+from api.docs_page import describes, gives
 from api.errors import InvalidFields, PayloadTooLarge, Problem
 from api.job_services import JobServices
+from api.jobs.answers import BatchAnswer, JobAnswer
 from api.jobs.job_body import JobBody, new_job
 from api.jobs.reading import SMALL, one_said, read_job_json
 from api.jobs.record import job_record
@@ -26,6 +27,7 @@ from domain.errors import InvalidRequest
 from domain.new_job import NewBatch, NewJob
 
 _MERGED = ("input", "metadata")
+KEY_HEADER = {"Idempotency-Key": "The same as idempotency_key in the body"}
 
 
 class BatchBody(Body):
@@ -41,7 +43,16 @@ def routes(services: JobServices) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["jobs"])
 
-    @router.post("/jobs", summary="Submit a job", status_code=201, openapi_extra=_takes(JobBody))
+    @router.post(
+        "/jobs",
+        summary="Submit a job",
+        status_code=201,
+        openapi_extra=describes(JobBody, headers=KEY_HEADER),
+        responses={
+            201: gives(JobAnswer, "A new job"),
+            200: gives(JobAnswer, "The job that was there: that of the key, or the active one of the dedupe_key"),
+        },
+    )
     @needs(Scope.JOBS)
     async def submit(request: Request) -> Response:
         raw = await read_job_json(request, limit=services.limits.input_bytes + SMALL)
@@ -55,7 +66,13 @@ def routes(services: JobServices) -> APIRouter:
         record = job_record(job, await services.rules.held())
         return json_answer(record, 201 if placed.created else 200, headers)
 
-    @router.post("/jobs/batch", summary="Submit many jobs, all or none", openapi_extra=_takes(BatchBody))
+    @router.post(
+        "/jobs/batch",
+        summary="Submit many jobs, all or none",
+        status_code=201,
+        openapi_extra=describes(BatchBody, headers=KEY_HEADER),
+        responses={201: gives(BatchAnswer, "A new batch"), 200: gives(BatchAnswer, "The batch of that key")},
+    )
     @needs(Scope.JOBS)
     async def submit_batch(request: Request) -> Response:
         raw = await read_job_json(request, limit=services.limits.batch_bytes)
@@ -136,7 +153,3 @@ def _at(index: int, error: InvalidRequest) -> InvalidFields:
     found = InvalidFields(problems)
     found.details["index"] = index
     return found
-
-
-def _takes(kind: type[Body]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(kind)}}}}

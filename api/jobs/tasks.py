@@ -9,7 +9,9 @@ from starlette.responses import Response
 from api.answers import json_answer
 from api.auth import caller_of, needs
 from api.bodies import Body
+from api.docs_page import gives, query_parameters
 from api.job_services import JobServices
+from api.jobs.answers import TaskAnswer
 from api.jobs.reading import job_id_of, query_of
 from domain.access import Scope
 from domain.errors import JobNotFound
@@ -34,7 +36,12 @@ def routes(services: JobServices) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["jobs"])
 
-    @router.get("/task/{id}", summary="A job as a task")
+    @router.get(
+        "/task/{id}",
+        summary="A job as a task",
+        openapi_extra={"parameters": query_parameters(TaskQuery)},
+        responses={200: gives(TaskAnswer, "The task")},
+    )
     @router.get("/api/task/{id}", include_in_schema=False)
     @needs(Scope.FILES, Scope.JOBS)
     async def task(request: Request) -> Response:

@@ -11,8 +11,10 @@ from starlette.responses import Response
 
 from api.answers import json_answer
 from api.auth import caller_of, needs
+from api.docs_page import gives, header_parameters
 from api.errors import InvalidFields, Problem
 from api.job_services import JobServices
+from api.jobs.answers import EventsAnswer
 from api.jobs.reading import job_id_of
 from api.jobs.record import event_record
 from api.services import Limits
@@ -23,6 +25,7 @@ from domain.job import JobStatus
 LOOK_SECONDS = 0.2
 PROGRESS_SECONDS = 1.0
 MAX_SEQ = 2**62
+LAST_HEADER = {"Last-Event-ID": "The seq of the last event that was seen: only later ones are told"}
 
 
 def _frame(record: Record) -> bytes:
@@ -38,7 +41,12 @@ def routes(services: JobServices, limits: Limits) -> APIRouter:
     """The route of this page."""
     router = APIRouter(tags=["jobs"])
 
-    @router.get("/jobs/{id}/events", summary="What happened to a job")
+    @router.get(
+        "/jobs/{id}/events",
+        summary="What happened to a job",
+        openapi_extra={"parameters": header_parameters(LAST_HEADER)},
+        responses={200: gives(EventsAnswer, "A list, or by Accept a stream that ends with the job")},
+    )
     @needs(Scope.JOBS)
     async def events(request: Request) -> Response:
         job_id = job_id_of(request)

@@ -12,8 +12,10 @@ from api.answers import json_answer
 from api.auth import needs
 from api.bodies import Body, validate
 from api.canonical import canonical_sha256
+from api.docs_page import describes, gives
 from api.errors import InvalidFields, PayloadTooLarge, Problem
 from api.job_services import JobServices
+from api.jobs.answers import BeatAnswer, ClaimAnswer, ReportedJob
 from api.jobs.binding import check_work, profiles_for
 from api.jobs.job_body import Code
 from api.jobs.reading import SMALL, job_id_of, one_said, read_job_json
@@ -26,6 +28,8 @@ from domain.job_repository import Claim, Complete, Fail, Heartbeat, Release, Set
 from domain.new_job import NAME
 
 MAX_PROGRESS = 4096
+TOKEN_HEADER = {"X-Lease-Token": "The same as lease_token in the body"}
+REPORTED: dict[int | str, dict[str, Any]] = {200: gives(ReportedJob, "The job as it is now")}
 Name = Annotated[str, Field(pattern=f"^(?:{NAME.pattern})$")]
 Names = Annotated[list[Name], Field(max_length=50)]
 
@@ -83,7 +87,12 @@ def routes(services: JobServices) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["jobs: workers"])
 
-    @router.post("/jobs/claim", summary="Take jobs, or wait for some")
+    @router.post(
+        "/jobs/claim",
+        summary="Take jobs, or wait for some",
+        openapi_extra=describes(ClaimBody),
+        responses={200: gives(ClaimAnswer, "Jobs that are yours until their leases end")},
+    )
     @needs(Scope.WORKER)
     async def claim(request: Request) -> Response:
         raw = await read_job_json(request)
@@ -105,7 +114,12 @@ def routes(services: JobServices) -> APIRouter:
         jobs = await unless_client_leaves(request.receive, services.desk.claim(wish, body.wait_seconds))
         return json_answer({"jobs": [claimed_record(job) for job in jobs]})
 
-    @router.post("/jobs/{id}/heartbeat", summary="Prolong the lease, tell progress, hear of a cancel")
+    @router.post(
+        "/jobs/{id}/heartbeat",
+        summary="Prolong the lease, tell progress, hear of a cancel",
+        openapi_extra=describes(BeatBody, required=False, headers=TOKEN_HEADER),
+        responses={200: gives(BeatAnswer, "The lease")},
+    )
     @needs(Scope.WORKER)
     async def heartbeat(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -131,7 +145,12 @@ def routes(services: JobServices) -> APIRouter:
             }
         )
 
-    @router.post("/jobs/{id}/complete", summary="Report a result")
+    @router.post(
+        "/jobs/{id}/complete",
+        summary="Report a result",
+        openapi_extra=describes(CompleteBody, headers=TOKEN_HEADER),
+        responses=REPORTED,
+    )
     @needs(Scope.WORKER)
     async def complete(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -145,7 +164,12 @@ def routes(services: JobServices) -> APIRouter:
             raise PayloadTooLarge(SMALL)
         return await settle(request, job_id, body, Complete(body.result, canonical_sha256(body.result), body.usage))
 
-    @router.post("/jobs/{id}/fail", summary="Report a failure")
+    @router.post(
+        "/jobs/{id}/fail",
+        summary="Report a failure",
+        openapi_extra=describes(FailBody, headers=TOKEN_HEADER),
+        responses=REPORTED,
+    )
     @needs(Scope.WORKER)
     async def fail(request: Request) -> Response:
         job_id = job_id_of(request)
@@ -156,7 +180,12 @@ def routes(services: JobServices) -> APIRouter:
         report = Fail(code, body.message, round(1000 * body.retry_after_seconds), body.retryable)
         return await settle(request, job_id, body, report)
 
-    @router.post("/jobs/{id}/release", summary="Give a job back undone")
+    @router.post(
+        "/jobs/{id}/release",
+        summary="Give a job back undone",
+        openapi_extra=describes(ReleaseBody, required=False, headers=TOKEN_HEADER),
+        responses=REPORTED,
+    )
     @needs(Scope.WORKER)
     async def release(request: Request) -> Response:
         job_id = job_id_of(request)

@@ -92,6 +92,7 @@ def _swap(swap: DeviceSwapped | None) -> dict[str, Any] | None:
     return {
         "device": swap.device,
         "evicted": list(swap.evicted),
+        "suspended": list(swap.suspended),
         "loaded": swap.loaded,
         "seconds": round(swap.seconds, 3),
         "freed_bytes": swap.bytes_freed,

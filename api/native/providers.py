@@ -3,10 +3,12 @@
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.answers import json_answer
 from api.auth import needs
+from api.docs_page import gives
 from api.services import Services
 from api.times import rfc3339
 from application.ports import ProviderState
@@ -17,11 +19,36 @@ from domain.access import Scope
 _OTHERS = {"llm": "openai_compatible", "whisperx": "whisperx", "openai": "openai_compatible"}
 
 
+class ProviderAnswer(BaseModel):
+    """A server, or this one: `status` is ok, degraded, down or not_configured."""
+
+    name: str
+    kind: str
+    configured: bool
+    base_url_host: str | None
+    status: str
+    latency_ms: int | None
+    checked_at: str
+    models: list[str]
+    circuit: str
+    error_code: str | None
+
+
+class ProvidersAnswer(BaseModel):
+    """This server, and those that it passes requests to."""
+
+    providers: list[ProviderAnswer]
+
+
 def routes(services: Services) -> APIRouter:
     """The route of this page."""
     router = APIRouter(tags=["system"])
 
-    @router.get("/api/v1/providers/status", summary="How this server and those that it passes requests to fare")
+    @router.get(
+        "/api/v1/providers/status",
+        summary="How this server and those that it passes requests to fare",
+        responses={200: gives(ProvidersAnswer, "This server first")},
+    )
     @needs(Scope.JOBS, Scope.METRICS)
     async def providers_status() -> Response:
         states = await services.providers.states() if services.providers is not None else ()

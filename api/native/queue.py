@@ -184,6 +184,7 @@ def _standing_on(device: DeviceStanding) -> dict[str, Any]:
         "holder": device.holder,
         "held_seconds": None if device.held_seconds is None else round(device.held_seconds, 1),
         "waiting": list(device.waiting),
+        "suspended": list(device.suspended),
         "swaps_total": device.swaps_total,
         "last_swap": _swap(device.last_swap),
     }
@@ -209,6 +210,7 @@ def _swap(swap: DeviceSwapped | None) -> dict[str, Any] | None:
         "to": swap.came,
         "seconds": round(swap.seconds, 3),
         "evicted": list(swap.evicted),
+        "suspended": list(swap.suspended),
         "loaded": swap.loaded,
     }
 

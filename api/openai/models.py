@@ -10,10 +10,18 @@ from starlette.responses import Response
 from api.answers import json_answer
 from api.auth import needs
 from api.services import Services
+from application.residents import ResidentState
 from domain.access import Scope
 from domain.errors import ModelNotFound
 from domain.model import ModelSpec
 
+# A model on its way out is as good as gone: the next request loads it anew. A suspended one is on its way back.
+_STATUS = {
+    ResidentState.LOADING: "loading",
+    ResidentState.LOADED: "loaded",
+    ResidentState.SUSPENDED: "loading",
+    ResidentState.UNLOADING: "unloaded",
+}
 _NAMED = {"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
@@ -64,8 +72,7 @@ def entry(services: Services, name: str, spec: ModelSpec) -> dict[str, Any]:
         "context_length": context_length_of(services, spec),
         "capabilities": list(spec.capabilities),
         "kind": spec.task.value,
-        # A model on its way out is as good as gone: the next request loads it anew.
-        "status": resident.state.value if resident and resident.state.value != "unloading" else "unloaded",
+        "status": "unloaded" if resident is None else _STATUS[resident.state],
     }
 
 

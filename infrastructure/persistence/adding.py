@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Select, func, insert, select, text, update
 
 from domain.errors import IdempotencyMismatch, InvalidRequest
-from domain.fairness import first_tag, step_of
+from domain.fairness import step_of
 from domain.job import EventKind, Job, JobStatus
 from domain.job_limits import OwnerRules
 from domain.job_repository import Added, Placed
@@ -14,9 +14,10 @@ from domain.new_job import DAY_MS, NewBatch, NewJob
 from domain.placing import arranged, check_priority, check_quota, made
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
+from infrastructure.persistence.places import end_of_line
 from infrastructure.persistence.rows import COLUMNS, as_json, in_chunks, job_of, row_of
 from infrastructure.persistence.rules import owner_rules
-from infrastructure.persistence.tables import batches, jobs, owner_days, queues
+from infrastructure.persistence.tables import batches, jobs, owner_days
 
 _CHUNK = 500
 # Written out, here and below: a partial index serves only where its condition is seen, not bound.
@@ -90,7 +91,7 @@ class Adding:
             if profile in tags:
                 tags[profile] += step
             else:
-                tags[profile], timeouts[profile] = _first(connection, profile, rules.owner_service, step)
+                tags[profile], timeouts[profile] = end_of_line(connection, profile, rules.owner_service, step)
             try:
                 rows.append(made(new, now, tags[profile], timeouts[profile], batch))
             except InvalidRequest as refusal:
@@ -115,24 +116,6 @@ class Adding:
             connection.execute(insert(owner_days).values(row))
         else:
             connection.execute(update(owner_days).where(key).values(input_bytes=input_bytes + size))
-
-
-def first_free_tag(connection: Connection, job: Job) -> float:
-    """The tag of a job that goes to the end of its owner's line again."""
-    weight = owner_rules(connection, job.owner_service).weight
-    return _first(connection, job.model_profile, job.owner_service, step_of(job.cost, weight))[0]
-
-
-def _first(connection: Connection, profile: str, owner: str, step: float) -> tuple[float, int | None]:
-    """(tag of the owner's next job, timeout of the queue)."""
-    mine = jobs.c.model_profile == profile
-    served = connection.execute(select(func.max(jobs.c.fair_tag)).where(mine, text("attempt>0"))).scalar()
-    last = connection.execute(select(func.max(jobs.c.fair_tag)).where(mine, jobs.c.owner_service == owner)).scalar()
-    queue = connection.execute(
-        select(queues.c.fair_floor, queues.c.timeout_ms).where(queues.c.model_profile == profile)
-    ).first()
-    floor, timeout = queue or (None, None)
-    return first_tag(served, floor, last, step), timeout
 
 
 def count_pending(connection: Connection, owner: str) -> int:

@@ -1,6 +1,6 @@
 """What is known of files that are kept for jobs."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
@@ -8,7 +8,10 @@ from sqlalchemy import Connection, Row, delete, select
 from domain.errors import StoredFileNotFound
 from domain.stored_file import AFTER_FAILURE_MS, ANYBODY, UNUSED_MS, FileUse, StoredFile
 from infrastructure.persistence.database import Database
-from infrastructure.persistence.tables import files
+from infrastructure.persistence.rows import in_chunks
+from infrastructure.persistence.tables import file_uses, files
+
+_AT_ONCE = 500
 
 _ADD = """
 INSERT INTO files (id, owner_service, size_bytes, created_at, expires_at)
@@ -57,12 +60,22 @@ class SqlFileRecords:
             raise StoredFileNotFound
         return _file_of(row)
 
-    async def use(self, uses: Sequence[FileUse]) -> None:
-        """Note that jobs use files."""
+    async def use(self, uses: Sequence[FileUse]) -> Mapping[str, int]:
+        """Note that jobs use files; the sizes of those."""
         values = [
             {"id": use.file_id, "job": use.job_id, "owner": use.owner_service, "anybody": ANYBODY} for use in uses
         ]
-        await self._database.write(lambda c: c.execute(self._use, values) and None, repeatable=True)
+
+        def write(connection: Connection) -> dict[str, int]:
+            connection.execute(self._use, values)
+            sizes: dict[str, int] = {}
+            for some in in_chunks(uses, _AT_ONCE):
+                jobs = file_uses.c.job_id.in_([use.job_id for use in some])
+                query = select(files.c.id, files.c.size_bytes).join(file_uses, file_uses.c.file_id == files.c.id)
+                sizes |= {row.id: row.size_bytes for row in connection.execute(query.where(jobs))}
+            return sizes
+
+        return await self._database.write(write, repeatable=True)
 
     async def forget(self, file_id: str) -> None:
         """That file is not kept any more."""

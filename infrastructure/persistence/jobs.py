@@ -41,6 +41,7 @@ from infrastructure.persistence.rows import COLUMNS, job_of
 from infrastructure.persistence.searching import search_query
 from infrastructure.persistence.settling import Report, Settling
 from infrastructure.persistence.tables import jobs
+from infrastructure.persistence.unheard import OneChange
 
 _JOB = [jobs.c[name] for name in COLUMNS]
 _SETTLES = 64
@@ -158,7 +159,10 @@ class SqlJobRepository:
         self, action: Cancel | Retry | Delete, job_ids: Sequence[str], owners: Collection[str] | None = None
     ) -> Sequence[Changed | IngleError]:
         """Do that to each job, in one transaction."""
-        answers = await self._database.write(lambda c: self._moving.change(c, action, job_ids, owners), repeatable=True)
+        once = OneChange()
+        answers = await self._database.write(
+            lambda c: once.make(c, lambda c: self._moving.change(c, action, job_ids, owners)), repeatable=True
+        )
         self._ring(one.job for one in answers if isinstance(one, Changed) and one.changed)
         return answers
 

@@ -11,8 +11,6 @@ from sqlalchemy import (
     TextualSelect,
     bindparam,
     delete,
-    func,
-    insert,
     select,
     text,
     update,
@@ -23,12 +21,13 @@ from domain.job import EventKind, Job, JobStatus
 from domain.job_moves import EXPIRED, Move, after_lease, on_cancel, on_delete, on_retry
 from domain.job_repository import Cancel, Changed, Delete, Prune, Retry
 from domain.new_job import DAY_MS
-from infrastructure.persistence.adding import OPEN, first_free_tag
+from infrastructure.persistence.adding import OPEN
 from infrastructure.persistence.database import Spelling
 from infrastructure.persistence.history import Happened, record
+from infrastructure.persistence.places import NewPlaces, remember_places
 from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_json, job_of
 from infrastructure.persistence.settling import Policies, jitter, rows_by_id
-from infrastructure.persistence.tables import batches, file_uses, files, jobs, queues, webhook_deliveries, workers
+from infrastructure.persistence.tables import batches, file_uses, files, jobs, webhook_deliveries, workers
 
 STEP = 500
 SWEEPER, PRUNER = "sweeper", "pruner"
@@ -189,7 +188,9 @@ class Moving:
             values = [{"seq": one.job.seq, "now": now, "message": one.move.message} for one in asked]
             connection.execute(self._ask, values)
         if moved:
-            connection.execute(self._move, [_values(connection, one, now) for one in moved])
+            remember_places(connection, [one.job for one in moved if one.move.afresh])
+            places = NewPlaces(connection)
+            connection.execute(self._move, [_values(places, one, now) for one in moved])
         record(connection, [_happened(one, now) for one in decided])
 
 
@@ -224,7 +225,7 @@ def _refuse_twin(connection: Connection, job: Job, coming: Sequence[Job]) -> Non
         raise DedupeConflict(active_id=twin)
 
 
-def _values(connection: Connection, one: _Decided, now: int) -> dict[str, Any]:
+def _values(places: NewPlaces, one: _Decided, now: int) -> dict[str, Any]:
     """The columns after a move of a row that is locked."""
     job, move, pending = one.job, one.move, one.move.to is JobStatus.PENDING
     values: dict[str, Any] = {
@@ -247,7 +248,7 @@ def _values(connection: Connection, one: _Decided, now: int) -> dict[str, Any]:
     if move.afresh:
         cleared = ("expires_at", "error_code", "error_message", "progress", "cancel_requested_at", "cancel_reason")
         values |= dict.fromkeys(cleared) | {"failure_count": 0, "snooze_count": 0}
-        values["fair_tag"] = first_free_tag(connection, job)
+        values["fair_tag"] = places.next(job)
     return values
 
 
@@ -273,18 +274,11 @@ def _remove(connection: Connection, gone: Sequence[Job], actor: str, now: int) -
         return
     record(connection, [Happened(job, EventKind.DELETED, actor, job.status, now, None) for job in gone])
     seqs = [job.seq for job in gone]
-    tags: dict[str, float] = {}
-    for job in gone:
-        if job.attempt:
-            tags[job.model_profile] = max(job.fair_tag, tags.get(job.model_profile, job.fair_tag))
-    for profile, tag in sorted(tags.items()):
-        there = connection.execute(select(queues.c.model_profile).where(queues.c.model_profile == profile)).first()
-        if there is None:
-            connection.execute(insert(queues).values(model_profile=profile, fair_floor=tag))
-        else:
-            higher = func.coalesce(queues.c.fair_floor, tag) <= tag
-            connection.execute(update(queues).where(queues.c.model_profile == profile, higher).values(fair_floor=tag))
-    connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.job_seq.in_(seqs)))
+    remember_places(connection, gone)
+    # An address that answered 410 is refused until it takes a delivery, however long its job has been gone.
+    row = webhook_deliveries.c
+    told_gone = (row.status == "gone") & row.body.is_not(None)
+    connection.execute(delete(webhook_deliveries).where(row.job_seq.in_(seqs), ~told_gone))
     used = select(file_uses.c.file_id).where(file_uses.c.job_id.in_([job.id for job in gone]))
     connection.execute(update(files).where(files.c.id.in_(used)).values(expires_at=now))
     connection.execute(delete(jobs).where(jobs.c.seq.in_(seqs)))

@@ -28,11 +28,12 @@ _POSTPONE = "UPDATE webhook_deliveries SET tries=tries-1, next_at=now_ms()+:ms W
 _GONE = """
 UPDATE webhook_deliveries SET status='gone' WHERE owner_service=:owner AND endpoint=:endpoint AND status='queued'
 """
-# A delivery that succeeds after it was queued anew takes the word back for everything that was said before it.
+# A delivery that succeeds takes back what was said before it.
+_BACK = """
+UPDATE webhook_deliveries SET status='failed' WHERE owner_service=:owner AND endpoint=:endpoint AND status='gone'
+"""
 _IS_GONE = """
-SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE owner_service=:owner AND endpoint=:endpoint AND status='gone'
-  AND next_at > COALESCE((SELECT MAX(next_at) FROM webhook_deliveries
-    WHERE owner_service=:owner AND endpoint=:endpoint AND status='delivered'), 0))
+SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE owner_service=:owner AND endpoint=:endpoint AND status='gone')
 """
 _REDELIVER = """
 UPDATE webhook_deliveries SET status='queued', tries=0, next_at=now_ms() WHERE id=:id RETURNING id
@@ -45,7 +46,8 @@ class SqlOutbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         sql = database.spelling.sql
-        self._take, self._tried, self._gone = sql(_TAKE), sql(_TRIED), sql(_GONE)
+        self._take, self._tried = sql(_TAKE), sql(_TRIED)
+        self._said = {DeliveryStatus.GONE: sql(_GONE), DeliveryStatus.DELIVERED: sql(_BACK)}
         self._is_gone, self._redeliver, self._postpone = sql(_IS_GONE), sql(_REDELIVER), sql(_POSTPONE)
 
     async def take(self, limit: int) -> Sequence[Delivery]:
@@ -71,8 +73,9 @@ class SqlOutbox:
 
         def write(connection: Connection) -> None:
             row = connection.execute(self._tried, values).first()
-            if row is not None and outcome.status is DeliveryStatus.GONE:
-                connection.execute(self._gone, {"owner": row.owner_service, "endpoint": row.endpoint})
+            said = self._said.get(outcome.status)
+            if row is not None and said is not None:
+                connection.execute(said, {"owner": row.owner_service, "endpoint": row.endpoint})
 
         await self._database.write(write, repeatable=True)
 

@@ -1,10 +1,10 @@
 """What the operator set for queues and owners."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from application.job_ports import Holds
 from domain.job_limits import OwnerRules, QueueRules, QueueState
@@ -16,7 +16,15 @@ _HELD = """
 SELECT now_ms() AS now, model_profile FROM (SELECT 1 AS one) AS always
 LEFT JOIN queues ON paused=1 OR held_until > now_ms()
 """
-_OWNER = tuple(column.name for column in owners.columns)
+_NEXT_READY = """
+SELECT model_profile FROM jobs WHERE status='pending' AND ready=1 AND model_profile>:profile
+ORDER BY model_profile LIMIT 1
+"""
+# Those that nobody has promoted yet. A few are enough: whoever claims one promotes all.
+_DUE = """
+SELECT model_profile FROM jobs WHERE status='pending' AND ready=0 AND available_at <= now_ms()
+ORDER BY available_at LIMIT 100
+"""
 
 
 def owner_rules(connection: Connection, owner: str, *, lock: bool = False) -> OwnerRules:
@@ -34,10 +42,15 @@ class SqlJobRules:
         # A row without a profile tells the time where nothing is held.
         self._held = database.spelling.sql(_HELD)
         self._now = database.spelling.sql("SELECT now_ms()")
+        self._next_ready, self._due = database.spelling.sql(_NEXT_READY), database.spelling.sql(_DUE)
 
     async def queues(self) -> Sequence[QueueState]:
         """Every queue that is listed, by name."""
         return await self._database.read(lambda connection: self._states(connection, None))
+
+    async def waiting(self) -> Collection[str]:
+        """Profiles with jobs that may be claimed now."""
+        return await self._database.read(self._waiting)
 
     async def queue(self, model_profile: str) -> QueueState:
         """That queue, listed or not."""
@@ -67,10 +80,14 @@ class SqlJobRules:
 
     async def set_owner(self, rules: OwnerRules) -> None:
         """Replace the rules of an owner."""
+        values = asdict(rules)
+        owner = values.pop("owner_service")
 
         def write(connection: Connection) -> None:
-            connection.execute(delete(owners).where(owners.c.owner_service == rules.owner_service))
-            connection.execute(insert(owners).values(asdict(rules)))
+            # Not removed and made anew: a create that waits for the row would find none, and so no limits.
+            changed = connection.execute(update(owners).where(owners.c.owner_service == owner).values(values))
+            if not changed.rowcount:
+                connection.execute(insert(owners).values(owner_service=owner, **values))
 
         await self._database.write(write, repeatable=True)
 
@@ -78,6 +95,13 @@ class SqlJobRules:
         """What may not be claimed now."""
         rows = await self._database.read(lambda connection: connection.execute(self._held).all())
         return Holds(int(rows[0].now), {row.model_profile for row in rows if row.model_profile is not None})
+
+    def _waiting(self, connection: Connection) -> set[str]:
+        found = set(connection.execute(self._due).scalars())
+        profile: str | None = ""
+        while (profile := connection.execute(self._next_ready, {"profile": profile}).scalar()) is not None:
+            found.add(profile)
+        return found.difference(row.model_profile for row in connection.execute(self._held))
 
     def _states(self, connection: Connection, profile: str | None) -> list[QueueState]:
         """One queue, or all."""

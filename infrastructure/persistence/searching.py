@@ -12,7 +12,7 @@ from infrastructure.persistence.database import Database
 from infrastructure.persistence.rows import COLUMNS
 from infrastructure.persistence.tables import job_attempts, job_events, jobs
 
-_EXACT = ("owner_service", "owner_ref", "task_type", "model_profile", "error_code", "batch_id")
+_EXACT = ("owner_service", "owner_ref", "task_type", "model_profile", "error_code", "batch_id", "idempotency_key")
 _INSTEAD: dict[str, ColumnElement[Any]] = {
     "input": literal_column("'{}'").label("input"),
     "result": literal_column("NULL").label("result"),

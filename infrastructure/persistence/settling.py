@@ -5,14 +5,14 @@ a failure leads to is decided from the row, which is locked until it is written.
 """
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Row, Text, bindparam, column, select
 
 from domain.errors import IngleError
-from domain.job import Job, JobStatus
+from domain.job import EventKind, Job, JobStatus
 from domain.job_fence import VERBS, after_missed_guard, holds, may_write
 from domain.job_limits import BREAKER_FAILURES, BREAKER_HOLD_MS
 from domain.job_moves import COMPLETED, Move, after_failure, after_release
@@ -26,6 +26,7 @@ from infrastructure.persistence.rows import COLUMNS, JOB_COLUMNS, JOB_TYPES, as_
 from infrastructure.persistence.tables import job_attempts, jobs, queues
 
 _JOB = [jobs.c[name] for name in COLUMNS]
+UNAVAILABLE = "provider_unavailable"
 
 # What a report sets.
 _SET = """
@@ -85,12 +86,12 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A job after its move, when that was, and whether its queue's breaker has counted failures."""
+    """A job after its move, when that was, and how many failures its queue's breaker had counted before."""
 
     job: Job
     move: Move
     at: int
-    broken: bool
+    broken: int
 
 
 class Settling:
@@ -119,7 +120,7 @@ class Settling:
                 answers.append(Settled(done.job))
                 happened.append(_happened(one, done))
         record(connection, happened)
-        self._count(connection, happened, {one.job.model_profile for one in written.values() if one.broken})
+        self._count(connection, happened, {one.job.model_profile: one.broken for one in written.values() if one.broken})
         return answers
 
     def _decide(self, connection: Connection, reports: Sequence[Report]) -> dict[str, Move | None]:
@@ -145,16 +146,15 @@ class Settling:
         """Write the moves under their guards; an entry for each job whose guard held."""
         moves = {report.settlement.job_id: move for report, move in decided if move is not None}
         values = [_values(report, move) for report, move in decided if move is not None]
-        written = [(job_of(row), int(row.at), bool(row.broken)) for row in self._write.run(connection, values)]
+        written = [(job_of(row), int(row.at), int(row.broken or 0)) for row in self._write.run(connection, values)]
         return {job.id: _Written(job, moves[job.id], at, broken) for job, at, broken in written}
 
-    def _count(self, connection: Connection, happened: Sequence[Happened], broken: Collection[str]) -> None:
+    def _count(self, connection: Connection, happened: Sequence[Happened], broken: Mapping[str, int]) -> None:
         """What an ended attempt means to its queue's breaker and its owner's tokens."""
-        done = {one.job.model_profile for one in happened if one.to is JobStatus.COMPLETED}
-        if healed := done.intersection(broken):
+        if healed := {one.job.model_profile for one in happened if _heals(one, broken.get(one.job.model_profile, 0))}:
             connection.execute(self._reset_breaker, {"profiles": sorted(healed)})
         for one in sorted(happened, key=lambda one: one.job.model_profile):
-            if one.code == "provider_unavailable":
+            if one.code == UNAVAILABLE:
                 values = {"profile": one.job.model_profile, "most": BREAKER_FAILURES, "hold_ms": BREAKER_HOLD_MS}
                 connection.execute(self._count_breaker, values)
         for one in sorted(happened, key=lambda one: one.job.owner_service):
@@ -214,6 +214,17 @@ def _happened(report: Report, written: _Written) -> Happened:
         said.usage if isinstance(said, Complete) else None,
         deliver=move.to.terminal,
     )
+
+
+def _heals(one: Happened, failures: int) -> bool:
+    """Whether its queue's breaker, which has counted so many failures in a row, begins anew.
+
+    Another failure ends the row; only a success closes a breaker that is open.
+    """
+    if not failures or one.to is JobStatus.COMPLETED:
+        return failures > 0
+    fails = one.kind in (EventKind.FAILED, EventKind.RETRY_SCHEDULED, EventKind.SNOOZED)
+    return fails and one.code != UNAVAILABLE and failures < BREAKER_FAILURES
 
 
 def jitter() -> float:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from domain.errors import DeadlineExceeded, RequestCancelled
+from domain.errors import DeadlineExceeded, IngleError, RequestCancelled
 from models.speech.listener import Told, Work
 
 T = TypeVar("T")
@@ -19,13 +19,13 @@ class Call:
         self.seconds_left = 0.0
         """Audio that is still to be done."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._aborted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._aborted: asyncio.Future[IngleError] = asyncio.get_running_loop().create_future()
         self._progressed = asyncio.Event()
 
-    def abort(self) -> None:
-        """Let whoever waits raise RequestCancelled."""
+    def abort(self, error: IngleError | None = None) -> None:
+        """Let whoever waits raise `error`, or RequestCancelled."""
         if not self._aborted.done():
-            self._aborted.set_result(None)
+            self._aborted.set_result(error or RequestCancelled("the model was unloaded while this request ran"))
 
     async def progress(self) -> None:
         """Until the owner thread has told something."""
@@ -60,7 +60,7 @@ class Call:
         try:
             await asyncio.wait((future, self._aborted), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if self._aborted.done():
-                raise RequestCancelled("the model was unloaded while this request ran")
+                raise self._aborted.result()
             if not future.done():
                 raise DeadlineExceeded("the deadline passed before the whole recording was written down")
         except BaseException:

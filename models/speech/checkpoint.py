@@ -17,19 +17,26 @@ class Checkpoint:
 
     model: ctranslate2.models.Whisper
     tokenizer: tokenizers.Tokenizer
+    lanes: int = 1
+    """How many calls the model works on at the same time, with a copy of the weights for each."""
 
     @classmethod
-    def load(cls, directory: Path, *, device: str, device_index: int, compute_type: str, cpu_threads: int) -> Self:
-        """Load local files only. Raises RuntimeError, ValueError and what the tokenizers library raises."""
+    def load(
+        cls, directory: Path, *, device: str, device_index: int, compute_type: str, cpu_threads: int, lanes: int = 1
+    ) -> Self:
+        """Load local files only; the lanes share `cpu_threads`.
+
+        Raises RuntimeError, ValueError and what the tokenizers library raises.
+        """
         model = ctranslate2.models.Whisper(
             str(directory),
             device=device,
             device_index=device_index,
             compute_type=compute_type,
-            intra_threads=cpu_threads,
-            inter_threads=1,
+            intra_threads=max(1, cpu_threads // lanes),
+            inter_threads=lanes,
         )
-        return cls(model, tokenizer_files.parsed(directory / "tokenizer.json"))
+        return cls(model, tokenizer_files.parsed(directory / "tokenizer.json"), lanes)
 
     def come_back(self) -> None:
         """Move weights that wait in host memory onto their device. Raises RuntimeError where they do not fit.

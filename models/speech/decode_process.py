@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from domain.errors import EngineUnavailable
-from models.speech.decode_child import Limits
+from models.giving_way import make_way
+from models.speech.decode_child import SAMPLE_RATE, Limits
 
 SCRIPT = Path(__file__).with_name("decode_child.py")
 START_SECONDS = 60.0
 MAX_ANSWER_BYTES = 1 << 16
+_LONG_SAMPLES = 60 * SAMPLE_RATE
 CANNOT_START = "the process that decodes audio could not be started"
 
 
@@ -48,6 +50,7 @@ class DecodeProcess:
     def __init__(self, limits: Limits) -> None:
         """Start it and wait until it is ready. Raises EngineUnavailable if it cannot start."""
         self.files = 0
+        self.gave_way = False
         self._received = b""
         self._channel, theirs = socket.socketpair()
         try:
@@ -75,6 +78,8 @@ class DecodeProcess:
     ) -> Decoded:
         """Decode the open file `audio` onto the open file `spool` (descriptors).
 
+        With a long one it gives way to others, for good, which `gave_way` tells.
+
         `take` is a key of TAKES; `tell` hears of every piece that is on the spool. Raises TimeoutError after
         `timeout` seconds, ProcessDied and what `tell` raises; the process is of no use after any of them.
         """
@@ -85,14 +90,23 @@ class DecodeProcess:
         except OSError:
             raise ProcessDied from None
         while "written" in (answer := self._answer(give_up_at - time.monotonic())):
+            grown = Grown(int(answer["written"]), answer.get("promised"))
+            if grown.samples > _LONG_SAMPLES and not self.gave_way:
+                self._give_way()
             if tell is not None:
-                tell(Grown(int(answer["written"]), answer.get("promised")))
+                tell(grown)
         return Decoded(
             int(answer.get("samples", 0)),
             tuple(answer.get("caveats", ())),
             answer.get("code"),
             answer.get("message", ""),
         )
+
+    def _give_way(self) -> None:
+        self.gave_way = True
+        # One that has died meanwhile is found out by the next answer.
+        with contextlib.suppress(ProcessLookupError):
+            make_way(self._process.pid)
 
     def is_alive(self) -> bool:
         """Whether it can take another upload."""

@@ -5,6 +5,7 @@ samples come back through a temporary file that has no name either, so nothing i
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import shutil
@@ -155,6 +156,10 @@ class AudioDecoder:
             return
         if (recording := heard()) is not None:
             recording.ended(decoded.samples, tuple(Caveat(code, _CAVEATS[code]) for code in decoded.caveats))
+        if job.used_up_process:
+            # Refused once the decoder is closed.
+            with contextlib.suppress(RuntimeError):
+                self._threads.submit(self._warm_up)
 
     def _decode_file(
         self, audio: Path, channel: Channel, job: "_Job", spool: int, grew: Callable[[Grown], None]
@@ -185,7 +190,9 @@ class AudioDecoder:
             job.start(process)
             take = channel.value[:1].encode()
             decoded = process.decode(source, spool, self._limits.timeout_seconds, take, grew)
-            usable = process.files < self._limits.files_per_process
+            # What gave way once would let the next caller's short clip wait too.
+            job.used_up_process = process.gave_way
+            usable = process.files < self._limits.files_per_process and not process.gave_way
             return decoded
         except TimeoutError:
             raise DecodeTimeout(
@@ -206,25 +213,36 @@ class AudioDecoder:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             if process is None:
-                limits = self._limits
-                return DecodeProcess(
-                    Limits(
-                        formats=limits.formats,
-                        max_seconds=limits.max_seconds,
-                        max_raw_bytes=limits.max_raw_bytes,
-                        cpu_seconds=math.ceil(limits.timeout_seconds) + 5,
-                        memory_bytes=limits.memory_bytes,
-                    )
-                )
+                return self._started()
             if process.is_alive():
                 return process
             process.close()
 
+    def _started(self) -> DecodeProcess:
+        limits = self._limits
+        return DecodeProcess(
+            Limits(
+                formats=limits.formats,
+                max_seconds=limits.max_seconds,
+                max_raw_bytes=limits.max_raw_bytes,
+                cpu_seconds=math.ceil(limits.timeout_seconds) + 5,
+                memory_bytes=limits.memory_bytes,
+            )
+        )
+
+    def _warm_up(self) -> None:
+        """Start a process for the next upload, which otherwise would wait for it, and hear of it if there is none."""
+        with contextlib.suppress(EngineUnavailable):
+            process = self._started()
+            with self._lock:
+                self._idle.append(process)
+
 
 class _Job:
-    """Where the event loop tells a decoding thread to stop."""
+    """Where the event loop tells a decoding thread to stop; whether its process is of no use afterwards."""
 
     def __init__(self) -> None:
+        self.used_up_process = False
         self._lock = threading.Lock()
         self._process: DecodeProcess | None = None
         self._cancelled = False

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from domain.caveat import Caveat
-from domain.errors import Overloaded
+from domain.errors import IngleError, Overloaded
 from domain.model import Model
 from domain.transcription import (
     DetectedLanguage,
@@ -19,6 +20,7 @@ from domain.transcription import (
     TranscriptionRequest,
 )
 from models import memory
+from models.giving_way import give_way
 from models.inference_thread import InferenceThread
 from models.speech.abilities import Abilities
 from models.speech.call import Call
@@ -37,6 +39,7 @@ from models.speech.windows import SAMPLE_RATE, Window
 _LEAST_OPEN_WINDOWS = 4
 """A language that is in doubt takes the first three."""
 _CANDIDATES = 5
+_DETECTORS = 2
 
 
 class WhisperEngine:
@@ -63,6 +66,9 @@ class WhisperEngine:
         self._options = options
         self._calls: set[Call] = set()
         self._aborted = False
+        # On a CPU the detector takes the cores from others too.
+        is_polite = info.device == "cpu"
+        self._detecting = ThreadPoolExecutor(_DETECTORS, "voice-detector", give_way if is_polite else None)
         thread.attach(self._listener)
 
     @property
@@ -172,7 +178,9 @@ class WhisperEngine:
     async def _feed(self, work: Work, recording: Recording, request: TranscriptionRequest, call: Call) -> None:
         """Windows for the owner thread, never more than two batches of them at a time."""
         limit = max(2 * self._listener.max_rows, _LEAST_OPEN_WINDOWS)
-        async with aclosing(windows_of(recording, request.vad, request.clips, self._options.window_seconds)) as windows:
+        async with aclosing(
+            windows_of(recording, request.vad, request.clips, self._options.window_seconds, self._detecting)
+        ) as windows:
             async for window in windows:
                 while work.flow.open_windows >= limit:
                     await call.progress()
@@ -213,7 +221,9 @@ class WhisperEngine:
 
     async def _spread(self, recording: Recording, request: DetectionRequest) -> list[Window]:
         """As many windows as are asked for, from the first to the last of the recording."""
-        async with aclosing(windows_of(recording, request.vad, (), self._options.window_seconds)) as windows:
+        async with aclosing(
+            windows_of(recording, request.vad, (), self._options.window_seconds, self._detecting)
+        ) as windows:
             found = [window async for window in windows]
         if request.windows == 1 or len(found) <= request.windows:
             return found[: request.windows]
@@ -247,11 +257,30 @@ class WhisperEngine:
                 retry_after_seconds=max(1.0, self.queue.eta_seconds or 1.0),
             )
 
-    def abort(self) -> None:
-        """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled."""
+    def abort(self, error: IngleError | None = None) -> None:
+        """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled.
+
+        Those that are open raise `error` instead, if there is one.
+        """
         self._aborted = True
         for call in self._calls:
-            call.abort()
+            call.abort(error)
+
+    def suspend(self, *, to_host: bool = False) -> None:
+        """Give the weights' memory back after the batch under way; open generators wait for `resume`. Blocks.
+
+        With `to_host` as `close` has it. Raises IngleError if they stay, and then the engine works on.
+        """
+        self._thread.call_soon(lambda: self._listener.suspend(to_host=to_host)).result()
+        memory.trim()
+
+    def resume(self, fresh: "WhisperEngine") -> None:
+        """Go on with the weights of `fresh`, the same model loaded anew, which is of no use afterwards. Blocks."""
+        theirs = fresh._listener
+        self._thread.call_soon(lambda: self._listener.resume(theirs.ears, theirs.max_rows)).result()
+        fresh._thread.close()
+        fresh._detecting.shutdown()
+        self._info, self._options = fresh._info, fresh._options
 
     def close(self, *, to_host: bool = False) -> None:
         """Give the memory back: weights first, then what the allocator kept. No generator may be open.
@@ -260,7 +289,8 @@ class WhisperEngine:
         Blocks until the batch under way, if a caller left one behind, has ended.
         """
         try:
-            self._thread.call_soon(lambda: self._listener.ears.close(to_host=to_host)).result()
+            self._thread.call_soon(lambda: self._listener.close(to_host=to_host)).result()
         finally:
             self._thread.close()
+            self._detecting.shutdown()
         memory.trim()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -16,12 +17,18 @@ _QUIET_FRAME = SAMPLE_RATE // 20
 
 
 async def windows_of(
-    recording: Recording, vad: VadOptions, clips: Sequence[tuple[float, float]], seconds: float
+    recording: Recording,
+    vad: VadOptions,
+    clips: Sequence[tuple[float, float]],
+    seconds: float,
+    threads: Executor | None = None,
 ) -> AsyncGenerator[Window, None]:
     """The windows of all channels, each of at most `seconds`, as soon as they are certain.
 
-    Raises what waiting for the recording raises.
+    The detector hears on `threads`, by default on those of the event loop. Raises what waiting for the recording
+    raises.
     """
+    loop = asyncio.get_running_loop()
     lanes = [_Lane(recording, channel, vad, clips, seconds) for channel in range(recording.channels)]
     position = 0
     while True:
@@ -31,8 +38,8 @@ async def windows_of(
             stop -= (stop - position) % FRAME
         if stop > position:
             # Off the event loop: half a minute of sound takes the detector some 50 ms.
-            found = await asyncio.to_thread(
-                lambda first, last: [lane.hear(first, last) for lane in lanes], position, stop
+            found = await loop.run_in_executor(
+                threads, lambda first, last: [lane.hear(first, last) for lane in lanes], position, stop
             )
             for window in sorted((one for several in found for one in several), key=lambda one: one.start):
                 yield window

@@ -55,6 +55,7 @@ class Listener:
         self._batcher: Batcher[Row] = Batcher(max_rows, wait_seconds)
         self._works: dict[Flow, Work] = {}
         self._lock = threading.Lock()
+        self._is_suspended = False
 
     @property
     def max_rows(self) -> int:
@@ -102,10 +103,32 @@ class Listener:
     def _queue(self, flow: Flow, rows: Sequence[Row]) -> None:
         self._batcher.add(flow.line, rows, time.monotonic())
 
+    # -- the weights, on the owner thread -------------------------------------------------------------
+
+    def suspend(self, *, to_host: bool) -> None:
+        """Take the weights out of memory, as `Ears.close` does; windows wait in the queue."""
+        self.ears.close(to_host=to_host)
+        self._is_suspended = True
+
+    def resume(self, ears: Ears, max_rows: int) -> None:
+        """Go on with other `ears` of the same model, which batches of `max_rows` suit."""
+        self.ears = ears
+        with self._lock:
+            # Less than that may have been found to fit.
+            self._batcher.max_rows = min(self._batcher.max_rows, max_rows)
+        self._is_suspended = False
+
+    def close(self, *, to_host: bool) -> None:
+        """Take the weights out of memory for good, if they are not gone."""
+        if not self._is_suspended:
+            self.ears.close(to_host=to_host)
+
     # -- batches, on the owner thread -----------------------------------------------------------------
 
     def step(self) -> bool:
         """Hear one batch; False if there is none, or none yet."""
+        if self._is_suspended:
+            return False
         with self._lock:
             rows = [row for _line, row in self._batcher.next(time.monotonic())]
         if not rows:

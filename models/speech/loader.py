@@ -4,8 +4,6 @@ import ctypes
 import importlib.util
 import json
 import os
-import sys
-import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from domain.model import Model, ModelSpec
 from domain.repositories import LoadProgress, OnLoadProgress
 from domain.rung import Rung
 from models import memory
+from models.giving_way import give_way
 from models.inference_thread import InferenceThread
 from models.parking import Berth, Parking
 from models.speech import self_test
@@ -32,7 +31,6 @@ from models.speech.ladder import Climbed, NoRungLeft, first_that_works, ladder
 from models.speech.options import EngineOptions
 from models.speech.whisper import WhisperEars
 
-_NICENESS = 19
 _CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 
 
@@ -65,6 +63,7 @@ def load_whisper(
     device: str,
     compute_type: str,
     cpu_threads: int,
+    lanes: int = 1,
     on_progress: OnLoadProgress,
     options: EngineOptions | None = None,
     too_large: Collection[str] = (),
@@ -74,6 +73,7 @@ def load_whisper(
 ) -> WhisperEngine:
     """Load the checkpoint in `directory` on `device` (`cpu` or `cuda:N`). Blocks; no event loop is needed.
 
+    The rows of a batch are shared among `lanes`, which share `cpu_threads` and have a copy of the weights each.
     `compute_type` is `auto` or a type of CTranslate2; one that the device lacks is replaced by the next best,
     and every answer says so. Those that are `too_large` for the device are not tried; `fallen` tells why the model
     comes here from another device. Weights of that `digest` that are in the `parking` are taken from there, and go
@@ -88,7 +88,7 @@ def load_whisper(
         held_before = _bytes_held(device)
         climbed = thread.call_soon(
             lambda: _load(
-                spec.id, directory, device, compute_type, cpu_threads, too_large, parking or Parking(), digest
+                spec.id, directory, device, compute_type, cpu_threads, too_large, parking or Parking(), digest, lanes
             )
         ).result()
     except BaseException:
@@ -157,12 +157,13 @@ def _load(
     too_large: Collection[str],
     parking: Parking[Checkpoint],
     digest: str,
+    lanes: int,
 ) -> Climbed[Checkpoint]:
     """Runs on the owner thread, whose niceness CTranslate2's own threads inherit."""
     kind, _, index = device.partition(":")
-    if kind == "cpu" and sys.platform == "linux":
-        # So that the event loop and text generation win the cores: with 10 a first token took half as long again.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    if kind == "cpu":
+        # So that the event loop and text generation win the cores.
+        give_way()
     if kind == "cuda":
         preload_cublas(name)
 
@@ -170,7 +171,12 @@ def _load(
         if (parked := parking.take(Berth(digest, device, rung))) is not None:
             return parked
         return Checkpoint.load(
-            directory, device=kind, device_index=int(index or 0), compute_type=rung, cpu_threads=cpu_threads
+            directory,
+            device=kind,
+            device_index=int(index or 0),
+            compute_type=rung,
+            cpu_threads=cpu_threads,
+            lanes=lanes,
         )
 
     def check(loaded: Checkpoint) -> str | None:

@@ -18,6 +18,7 @@ from domain.transcription import SpeechTask
 from models.speech.checkpoint import Checkpoint
 from models.speech.flow import BatchKey
 from models.speech.guard import MAX_TEXT_TOKENS, Decoded, Piece
+from models.speech.lanes import Lanes
 from models.speech.segments import SECONDS_PER_STAMP, SpokenWord, pieces_of
 from models.speech.words import merged, spoken_words
 
@@ -28,17 +29,27 @@ _UNLOAD_SECONDS, _UNLOAD_PAUSE = 5.0, 0.002
 
 
 class Encoded:
-    """Encoder outputs, one a row (rows, frames / 2, width); some of them are a copy in host memory."""
+    """Encoder outputs (rows, frames / 2, width), in pieces of one row or more; some of them are a copy in host memory.
 
-    def __init__(self, storage: ctranslate2.StorageView) -> None:
-        self.storage = storage
+    `rows` are taken by number, in the order of the pieces.
+    """
+
+    def __init__(self, pieces: Sequence[ctranslate2.StorageView]) -> None:
+        self._pieces = pieces
+        self._places = [(piece, row) for piece in pieces for row in range(piece.shape[0])]
 
     def rows(self, wanted: Sequence[int]) -> ctranslate2.StorageView:
         """Those of the rows `wanted`."""
-        if list(wanted) == list(range(self.storage.shape[0])):
-            return self.storage
-        host = self.storage if self.storage.device == "cpu" else self.storage.to_device(ctranslate2.Device.cpu)
-        return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(host)[list(wanted)]))
+        chosen = [self._places[row] for row in wanted]
+        for piece in self._pieces:
+            if chosen == [(piece, row) for row in range(piece.shape[0])]:
+                return piece
+        hosted = {id(piece): np.asarray(_on_host(piece)) for piece, _ in chosen}
+        return ctranslate2.StorageView.from_array(np.stack([hosted[id(piece)][row] for piece, row in chosen]))
+
+
+def _on_host(piece: ctranslate2.StorageView) -> ctranslate2.StorageView:
+    return piece if piece.device == "cpu" else piece.to_device(ctranslate2.Device.cpu)
 
 
 class Ears(Protocol):
@@ -91,12 +102,13 @@ class Ears(Protocol):
 
 
 class WhisperEars:
-    """Implements `Ears` with a checkpoint in memory."""
+    """Implements `Ears` with a checkpoint in memory, whose lanes share the rows of each call."""
 
     def __init__(self, checkpoint: Checkpoint, park: Callable[[Checkpoint], None] | None = None) -> None:
         """`park` keeps the checkpoint when its weights have been moved to the machine's own memory."""
         self._checkpoint, self._park = checkpoint, park
         self._model = checkpoint.model
+        self._lanes = Lanes(checkpoint.lanes)
         self._vocabulary = checkpoint.tokenizer
         self._features = FeatureExtractor(feature_size=self._model.n_mels)
         plain = self._tokenizer("en", SpeechTask.TRANSCRIBE)
@@ -112,12 +124,17 @@ class WhisperEars:
 
     def encode(self, sounds: Sequence[Sound], frames: int) -> Encoded:
         """See `Ears`."""
+        # A CPU gains nothing from a batch here, and would need the memory of all rows at once.
+        batches = [sounds] if self._model.device == "cuda" else [[sound] for sound in sounds]
+        return Encoded(self._lanes.map(lambda batch: self._encoded(batch, frames), batches))
+
+    def _encoded(self, sounds: Sequence[Sound], frames: int) -> ctranslate2.StorageView:
         batch = np.zeros((len(sounds), self._model.n_mels, frames), np.float32)
         for row, sound in zip(batch, sounds, strict=True):
             # Padded after the spectrum, like faster-whisper's batches: short windows are misheard less often.
             spectrum = self._features(sound[: frames * _HOP], padding=_HOP)[:, :-1][:, :frames]
             row[:, : spectrum.shape[1]] = spectrum
-        return Encoded(self._model.encode(ctranslate2.StorageView.from_array(batch), to_cpu=False))
+        return self._model.encode(ctranslate2.StorageView.from_array(batch), to_cpu=False)
 
     def languages(self, encoded: Encoded, rows: Sequence[int]) -> list[Mapping[str, float]]:
         """See `Ears`."""
@@ -152,21 +169,26 @@ class WhisperEars:
                 "sampling_topk": 0,
                 "sampling_temperature": temperature,
             }
-        found = self._model.generate(
-            encoded.rows(rows),
-            starts,
-            length_penalty=key.length_penalty,
-            repetition_penalty=key.repetition_penalty,
-            no_repeat_ngram_size=key.no_repeat_ngram_size,
-            max_length=_MAX_LENGTH,
-            return_scores=True,
-            return_no_speech_prob=True,
-            suppress_blank=True,
-            suppress_tokens=self._suppressed,
-            **how,
-        )
+
+        def generate(share: Sequence[int]) -> Sequence[Any]:
+            results: Sequence[Any] = self._model.generate(
+                encoded.rows([rows[i] for i in share]),
+                [starts[i] for i in share],
+                length_penalty=key.length_penalty,
+                repetition_penalty=key.repetition_penalty,
+                no_repeat_ngram_size=key.no_repeat_ngram_size,
+                max_length=_MAX_LENGTH,
+                return_scores=True,
+                return_no_speech_prob=True,
+                suppress_blank=True,
+                suppress_tokens=self._suppressed,
+                **how,
+            )
+            return results
+
         return [
-            self._decoded(result, key, length, len(starts[0])) for result, length in zip(found, seconds, strict=True)
+            self._decoded(result, key, length, len(starts[0]))
+            for result, length in zip(self._lanes.share_out(generate, len(rows)), seconds, strict=True)
         ]
 
     def _decoded(self, result: Any, key: BatchKey, seconds: float, start: int) -> Decoded:
@@ -197,10 +219,20 @@ class WhisperEars:
         texts = [[list(piece.tokens) or self.tokens(piece.text) for piece in one.pieces] for one in said]
         joined = [[token for piece in pieces for token in piece] for pieces in texts]
         frames = [max(1, round(length * 100)) for length in seconds]
-        found = self._model.align(encoded.rows(rows), tokenizer.sot_sequence, joined, frames, median_filter_width=7)
+
+        def align(share: Sequence[int]) -> Sequence[Any]:
+            results: Sequence[Any] = self._model.align(
+                encoded.rows([rows[i] for i in share]),
+                tokenizer.sot_sequence,
+                [joined[i] for i in share],
+                [frames[i] for i in share],
+                median_filter_width=7,
+            )
+            return results
+
         return [
             merged(spoken_words(tokenizer, tokens, alignment), [len(piece) for piece in pieces])
-            for tokens, pieces, alignment in zip(joined, texts, found, strict=True)
+            for tokens, pieces, alignment in zip(joined, texts, self._lanes.share_out(align, len(rows)), strict=True)
         ]
 
     def tokens(self, text: str) -> list[int]:
@@ -226,5 +258,6 @@ class WhisperEars:
             if time.monotonic() > give_up_at:
                 raise IngleError("the speech model stays in memory though it was told to leave")
             time.sleep(_UNLOAD_PAUSE)
+        self._lanes.close()
         if to_host and self._park is not None:
             self._park(self._checkpoint)

@@ -69,6 +69,12 @@ class Answering:
             self._advance(runner)
         self._outbox.deliver()
 
+    def rest(self) -> None:
+        """In place of a step while there is no model to run: deadlines pass, and callers hear of what has ended."""
+        self._short_since = None
+        self._expire()
+        self._outbox.deliver()
+
     def drop(self, stream: Stream) -> None:
         """End whatever of a request has not ended: nobody listens any more, or one of its answers failed."""
         stream.siblings.clear()

@@ -1,5 +1,6 @@
 """The text engine: requests in, chunk streams out; many requests share each step of the owner thread."""
 
+import asyncio
 import queue
 import time
 from array import array
@@ -8,7 +9,7 @@ from collections.abc import Sequence as Ids
 from contextlib import contextmanager
 
 from domain.embedding import EmbeddingInput, Embeddings, check_inputs
-from domain.errors import EngineUnavailable, RequestCancelled
+from domain.errors import EngineUnavailable, IngleError, RequestCancelled
 from domain.generation import GenerationRequest, TextChunk
 from domain.model import Model
 from domain.prompt import Prompt
@@ -24,12 +25,16 @@ from models.text.parked import Kept
 from models.text.scheduler import Scheduler
 from models.text.tokenizer import TextTokenizer
 
+_TICK = 0.25
+"""How often, in seconds, a suspended engine looks whether a deadline has passed."""
+
 
 class TextEngine:
     """Implements `application.ports.TextModel` over a scheduler, a runner and a sampler.
 
     Callers talk to it on an event loop; everything that touches the scheduler runs on the owner thread, which
-    takes new requests and aborts from an inbox between two steps.
+    takes new requests and aborts from an inbox between two steps. While it is suspended there is nothing to step with:
+    requests wait, whether they have begun or not.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class TextEngine:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._answering = Answering(scheduler, lambda: self._clock(), str(info.id), self._awaits_memory)
         self._aborted = False
+        self._is_suspended = False
+        self._ticking: asyncio.TimerHandle | None = None
         thread.attach(self)
 
     # -- the caller's side --------------------------------------------------------------------------
@@ -149,16 +156,59 @@ class TextEngine:
         if self._cache is not None:
             await self._thread.submit(self._cache.give_back)
 
-    def abort(self) -> None:
-        """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled."""
+    def abort(self, error: IngleError | None = None) -> None:
+        """End all work, for good: every generator, open or yet to be opened, raises RequestCancelled.
+
+        Those that are open raise `error` instead, if there is one.
+        """
         self._aborted = True
-        self._tell(lambda: self._answering.fail_all(_cancelled()))
+        self._tell(lambda: self._answering.fail_all(error or _cancelled()))
+
+    async def suspend(self) -> Kept | None:
+        """Stop after the step under way, and drop the cache and the weights; open generators wait for `resume`.
+
+        Returns the weights as `close` does.
+        """
+        await self._thread.submit(self._lie_down)
+        self._tick()
+        kept, self._kept = self._kept, None
+        return kept
+
+    async def resume(self, fresh: "TextEngine") -> None:
+        """Go on with the weights and the cache of `fresh`, the same model loaded anew, which is of no use afterwards.
+
+        What the cache held is computed again.
+        """
+        await fresh._thread.detach(fresh)
+        fresh._intake.close()
+        await self._thread.detach(self)
+        # Between the two threads nobody steps.
+        self._thread = fresh._thread
+        self._answering.scheduler.blocks = fresh._answering.scheduler.blocks
+        self._runner, self._cache, self._kept = fresh._runner, fresh._cache, fresh._kept
+        fresh._runner = fresh._cache = fresh._kept = None
+        self._info = fresh._info
+        self._intake.bound(self._info.context_length)
+        self._stop_ticking()
+        self._is_suspended = False
+        self._thread.attach(self)
+
+    def _tick(self) -> None:
+        """Deadlines pass also while nothing else wakes the thread."""
+        self._thread.wake()
+        self._ticking = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _stop_ticking(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._ticking = None
 
     async def close(self) -> Kept | None:
         """Leave the owner thread, drop the cache and the weights. No generator may be open.
 
         Returns the weights if they can be parked; they go unless the caller does that.
         """
+        self._stop_ticking()
         await self._thread.detach(self)
         self._intake.close()
         if self._cache is not None:
@@ -182,14 +232,24 @@ class TextEngine:
         """One forward pass for everybody; True while there is more to do that needs no memory of others."""
         while not self._inbox.empty():
             self._inbox.get()()
+        if self._is_suspended:
+            self._answering.rest()
+            return False
         self._answering.step(self._runner)
         return self._answering.can_go_on
+
+    def _lie_down(self) -> None:
+        self._is_suspended = True
+        self._answering.scheduler.preempt_all()
+        if self._cache is not None:
+            self._cache.close()
+        self._runner = self._cache = None
 
     def _awaits_memory(self) -> bool:
         return self._cache is not None and self._cache.awaits_more
 
     def _begin(self, stream: Stream) -> None:
-        if self._runner is None:
+        if self._runner is None and not self._is_suspended:
             self._answering.refuse(stream, EngineUnavailable("the model is being unloaded: ask again"))
         else:
             self._answering.begin(stream)

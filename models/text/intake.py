@@ -74,6 +74,10 @@ class Intake:
             stream.prompt = PromptTelling(self._tokenizer, stream.siblings[0].sequence, ids)
         return stream
 
+    def bound(self, context_length: int) -> None:
+        """Let contexts be of so many tokens from now on."""
+        self._context_length = context_length
+
     def close(self) -> None:
         """Give the compiled constraints back."""
         self._grammars.close()

@@ -280,6 +280,11 @@ class Scheduler:
                 return False
         return True
 
+    def preempt_all(self) -> None:
+        """Have everybody wait, in the order in which they ran. No block is in use then: the cache may be another."""
+        for sequence in reversed(list(self.running)):
+            self._preempt(sequence)
+
     def _preempt(self, victim: Sequence) -> None:
         self.running.remove(victim)
         self.blocks.release(victim)

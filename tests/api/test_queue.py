@@ -1,20 +1,22 @@
 """GET /queue/status and POST /queue/cancel: what waits, what runs, and the end of one of them."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import orjson
 import pytest
 
+from application.device_arbiter import DeviceArbiter, Sharing
 from application.in_flight import RequestsInFlight
 from domain.errors import Overloaded
 from domain.model import Task
 from domain.transcription import SpeechQueue
 from tests.api.sound import upload
-from tests.api.world import EMBEDDING, SPEECH, TEXT, Served, World, until
+from tests.api.world import EMBEDDING, SPEECH, TEXT, Served, World, in_process, make_world, until
 from tests.fakes.clock import LoopClock
-from tests.fakes.models import GIB
+from tests.fakes.models import GIB, segment
 
 
 async def status(client: httpx2.AsyncClient, request_id: str | None = None) -> dict[str, Any]:
@@ -35,6 +37,7 @@ async def test_an_idle_server_has_nothing_to_do(client: httpx2.AsyncClient) -> N
         "holder": None,
         "held_seconds": None,
         "waiting": [],
+        "suspended": [],
         "swaps_total": 0,
         "last_swap": None,
         "in_use_by": [],
@@ -147,7 +150,34 @@ async def test_who_holds_the_device_and_who_waits_for_it_is_told(world: World, s
     assert device["swaps_total"] == 1
     assert swap.pop("at").endswith("Z")
     assert swap.pop("seconds") >= 0
-    assert swap == {"from": "text", "to": "speech", "evicted": [TEXT], "loaded": SPEECH}
+    assert swap == {"from": "text", "to": "speech", "evicted": [TEXT], "suspended": [], "loaded": SPEECH}
+
+
+async def test_a_model_that_waits_for_its_turn_is_told_as_suspended(tmp_path: Path) -> None:
+    world = make_world(tmp_path, arbiter=DeviceArbiter(Sharing.EXCLUSIVE, max_hold=0.05))
+    world.repository.where = "cpu"
+    write, hear = (
+        world.repository.script(TEXT).text.between.shut(),
+        world.repository.script(SPEECH).speech.between.shut(),
+    )
+    world.repository.script(SPEECH).speech.segments = [segment(0, "one"), segment(1, " two")]
+    async with in_process(world.app()) as client:
+        writing = asyncio.create_task(client.post("/generate", json={"prompt": "one two"}))
+        await write.arrived()
+        hearing = asyncio.create_task(client.post("/transcribe", files=upload()))
+        await hear.arrived()
+        [device] = (await status(client))["devices"]
+        assert (device["suspended"], device["waiting"], device["holder"]) == ([TEXT], ["text"], "speech")
+        assert (device["last_swap"]["suspended"], device["in_use_by"]) == ([TEXT], ["speech"])
+        models = {one["name"]: one for one in (await client.get("/memory-usage")).json()["models"]}
+        assert (models[TEXT]["state"], models[TEXT]["in_flight"], models[TEXT]["bytes"]) == ("suspended", 1, None)
+        listed = {one["id"]: one["status"] for one in (await client.get("/v1/models")).json()["data"]}
+        assert (listed[TEXT], listed[SPEECH]) == ("loading", "loaded")
+        write.open()
+        hear.open()
+        answers = [await one for one in (writing, hearing)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[1].json()["text"] == "one two"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

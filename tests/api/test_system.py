@@ -150,6 +150,10 @@ async def test_the_description_has_every_route_and_every_field(client: httpx2.As
     }
     assert "$ref" not in str(answer["paths"])
     assert "HTTPValidationError" not in str(answer)
+    for path, operations in answer["paths"].items():
+        for operation in operations.values():
+            parts = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"]
+            assert parts == re.findall(r"{(\w+)}", path), path
 
 
 async def test_N16_the_docs_can_be_off(world: World) -> None:

@@ -95,6 +95,20 @@ async def test_a_claim_by_id_takes_that_job_and_no_other_and_obeys_what_rules_ev
     assert await by_id(later.id) == [later.id]
 
 
+async def test_the_profiles_that_may_be_claimed_are_told(keeper: Keeper) -> None:
+    for profile in ("b", "a", "paused", "a"):
+        await added(keeper, new_job(profile=profile), new_job(task="other", profile=profile))
+    await added(keeper, new_job(profile="later", delay_ms=5_000))
+    await keeper.rules.set_queue(QueueRules("paused", paused=True))
+    assert sorted(await keeper.rules.waiting()) == ["a", "b"]
+    await claimed(keeper, 9, model_profiles=["b"])
+    await keeper.advance(5_000)
+    # Nobody has promoted it yet: the claim does.
+    assert sorted(await keeper.rules.waiting()) == ["a", "later"]
+    assert len(await claimed(keeper, 9, model_profiles=["later"])) == 1
+    assert sorted(await keeper.rules.waiting()) == ["a"]
+
+
 async def test_a_paused_queue_gives_nothing(keeper: Keeper) -> None:
     await added(keeper, new_job(), new_job(profile="other"))
     await keeper.rules.set_queue(QueueRules("qwen", paused=True))
@@ -139,6 +153,23 @@ async def test_a_breaker_holds_a_queue_after_five_failures_then_lets_one_through
     [job] = await claimed(keeper, 9)
     await settle(keeper, job, DONE)
     assert len(await claimed(keeper, 9)) >= 2
+
+
+async def test_a_breaker_counts_failures_in_a_row(keeper: Keeper) -> None:
+    codes = [*["provider_unavailable"] * 4, "bad_input", *["provider_unavailable"] * 4]
+    await keeper.jobs.add([new_job(max_attempts=9) for _ in range(12)], NewBatch("b", "telephony"))
+    for code in codes:
+        [job] = await claimed(keeper)
+        await settle(keeper, job, Fail(code))
+    assert (await keeper.rules.queue("qwen")).held_until is None
+    [job] = await claimed(keeper)
+    await settle(keeper, job, Fail("provider_unavailable"))
+    assert (await keeper.rules.queue("qwen")).held_until == EPOCH_MS + 30_000
+    await keeper.advance(30_001)
+    # Half open: another failure closes nothing.
+    [job] = await claimed(keeper, 9)
+    await settle(keeper, job, Fail("bad_input"))
+    assert len(await claimed(keeper, 9)) == 1
 
 
 async def test_loaded_profiles_come_first(keeper: Keeper) -> None:

@@ -14,6 +14,7 @@ from domain.new_job import NewBatch
 from infrastructure.persistence.adding import Adding
 from infrastructure.persistence.claiming import Claiming
 from infrastructure.persistence.moving import Moving
+from infrastructure.persistence.rules import SqlJobRules
 from infrastructure.persistence.searching import search_query
 from infrastructure.persistence.workers import SqlDispatchable
 from tests.contract.conftest import Keeper, new_job
@@ -107,6 +108,8 @@ async def test_every_statement_uses_its_index(full: Kept) -> None:
     ):
         query = search_query(wanted, 50, 90_000, ())
         check(await plans(full, lambda c, q=query: c.execute(q).all()), index)  # type: ignore[misc]
+    waiting = SqlJobRules(full.database)._waiting
+    check(await plans(full, lambda c: waiting(c)), "ix_claim", "ix_due")
     add = Adding(spelling)
     job = new_job("owner-7", "task-1", "profile-3", idempotency_key="k", dedupe_key="d")
     check(

@@ -1,6 +1,6 @@
 """Files for jobs, remembered in memory."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from domain.errors import StoredFileNotFound
@@ -31,12 +31,15 @@ class InMemoryFileRecords:
             raise StoredFileNotFound
         return file
 
-    async def use(self, uses: Sequence[FileUse]) -> None:
-        """Note that jobs use files."""
+    async def use(self, uses: Sequence[FileUse]) -> Mapping[str, int]:
+        """Note that jobs use files; their sizes."""
+        sizes: dict[str, int] = {}
         for use in uses:
             file = self.files.get(use.file_id)
             if file is not None and file.owner_service in (ANYBODY, use.owner_service):
                 self.uses[file.id].add(use.job_id)
+                sizes[file.id] = file.size
+        return sizes
 
     async def forget(self, file_id: str) -> None:
         """That file is not kept any more."""

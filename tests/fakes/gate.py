@@ -16,6 +16,11 @@ class Gate:
         self._changed = asyncio.Event()
 
     @property
+    def is_shut(self) -> bool:
+        """Whether it holds whoever comes."""
+        return not self._is_open
+
+    @property
     def waiting(self) -> int:
         """How many stand before the gate now."""
         return self._waiting

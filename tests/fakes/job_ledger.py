@@ -55,6 +55,7 @@ class JobLedger:
         self._rules: dict[str, QueueRules] = {}
         self._breakers: dict[str, tuple[int, int]] = {}  # profile → failures in a row, held until
         self._owners: dict[str, OwnerRules] = {}
+        self._floors: dict[str, float] = {}  # profile → the largest served place that a job has left
         self._used: dict[tuple[str, int], tuple[int, int]] = {}  # (owner, day) → bytes, tokens
         self._seq = itertools.count(1)
         self._lease_ms = lease_ms
@@ -69,10 +70,10 @@ class JobLedger:
     def tag(self, owner: str, profile: str, cost: float) -> float:
         """The place in line of the owner's next job."""
         line = [job for job in self.jobs.values() if job.model_profile == profile]
-        served = max((job.fair_tag for job in line if job.attempt), default=None)
+        served = max((job.fair_tag for job in line if job.served), default=None)
         own = max((job.fair_tag for job in line if job.owner_service == owner), default=None)
         weight = self._owners[owner].weight if owner in self._owners else 1.0
-        return first_tag(served, None, own, step_of(cost, weight))
+        return first_tag(served, self._floors.get(profile), own, step_of(cost, weight))
 
     # -- JobHistory -----------------------------------------------------------------------------------
 
@@ -92,6 +93,12 @@ class JobLedger:
         """All that are listed."""
         profiles = {*self._rules, *(job.model_profile for job in self.jobs.values() if not job.status.terminal)}
         return [await self.queue(profile) for profile in sorted(profiles | self._breakers.keys())]
+
+    async def waiting(self) -> Collection[str]:
+        """Those that have a job that is due, and are not held."""
+        now, held = self.now(), (await self.held()).profiles
+        due = [job for job in self.jobs.values() if job.status is JobStatus.PENDING and job.available_at <= now]
+        return {job.model_profile for job in due}.difference(held)
 
     async def queue(self, model_profile: str) -> QueueState:
         """That queue."""
@@ -154,6 +161,8 @@ class JobLedger:
         if isinstance(report, Complete):
             after = replace(after, result=report.result, result_sha256=report.result_sha256, usage=report.usage)
         if move.afresh:
+            if job.served:
+                self._floors[job.model_profile] = max(job.fair_tag, self._floors.get(job.model_profile, job.fair_tag))
             tag = self.tag(job.owner_service, job.model_profile, job.cost)
             after = replace(
                 after,

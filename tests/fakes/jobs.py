@@ -200,7 +200,8 @@ class InMemoryJobRepository(JobLedger):
                 move = after_release(job, report.delay_ms, report.reason)
         after = self.moved(job, move, job.locked_by or "", report=report)
         failures, _ = self._breakers.get(job.model_profile, (0, 0))
-        if isinstance(report, Complete):
+        other = isinstance(report, Fail) and report.code != "provider_unavailable" and failures < BREAKER_FAILURES
+        if isinstance(report, Complete) or (other and after.status is not JobStatus.CANCELLED):
             self._breakers.pop(job.model_profile, None)
         elif isinstance(report, Fail) and report.code == "provider_unavailable":
             held = self.now() + BREAKER_HOLD_MS if failures + 1 >= BREAKER_FAILURES else 0
@@ -280,6 +281,7 @@ def _matches(job: Job, wanted: JobFilter) -> bool:
         "status": wanted.status,
         "error_code": wanted.error_code,
         "batch_id": wanted.batch_id,
+        "idempotency_key": wanted.idempotency_key,
     }
     return (
         (wanted.owners is None or job.owner_service in wanted.owners)

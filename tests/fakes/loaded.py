@@ -3,39 +3,49 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from domain.errors import DeadlineExceeded, RequestCancelled
+from domain.errors import DeadlineExceeded, IngleError, RequestCancelled
 from domain.model import Model
 from tests.fakes.gate import Gate
 
 
 class Work:
-    """One open generator of a fake model: pauses at gates, ends at the deadline or when it is aborted."""
+    """One open generator of a fake model: pauses at gates, ends at the deadline or when it is aborted.
 
-    def __init__(self, timeout_seconds: float | None) -> None:
+    It gets on while the gate `weights` is open.
+    """
+
+    def __init__(self, timeout_seconds: float | None, weights: Gate) -> None:
         loop = asyncio.get_running_loop()
-        self.aborted = loop.create_future()
+        self.aborted: asyncio.Future[IngleError] = loop.create_future()
+        self._weights = weights
         self.started_at = loop.time()
         self._deadline = None if timeout_seconds is None else self.started_at + timeout_seconds
 
     async def pause(self, gate: Gate) -> None:
         """Pass `gate`. Raises RequestCancelled after an abort and DeadlineExceeded past the deadline."""
         self._check()
-        passing = asyncio.ensure_future(gate.pass_through())
+        passing = asyncio.ensure_future(self._pass(gate))
         try:
             remaining = None
             if self._deadline is not None:
                 remaining = max(0.0, self._deadline - asyncio.get_running_loop().time())
-            await asyncio.wait({passing, self.aborted}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {passing, self.aborted}
+            await asyncio.wait(either, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
             self._check()
             if not passing.done():
                 raise DeadlineExceeded()
         finally:
             passing.cancel()
 
+    async def _pass(self, gate: Gate) -> None:
+        await gate.pass_through()
+        await self._weights.pass_through()
+
     def _check(self) -> None:
         if self.aborted.done():
-            raise RequestCancelled()
+            raise self.aborted.result()
         if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
             raise DeadlineExceeded()
 
@@ -49,7 +59,7 @@ class FakeLoadedModel:
 
     Use after the unload, and an unload under open work, are broken promises of the pool: they raise
     AssertionError and are kept in `violations`, in case that error is caught on its way to the test.
-    `opened` and `closed` count generators.
+    `opened` and `closed` count generators. While the gate `weights` is shut, as the model is suspended, they wait.
     """
 
     def __init__(self, info: Model, violations: list[str]) -> None:
@@ -57,6 +67,7 @@ class FakeLoadedModel:
         self._violations = violations
         self._in_flight: list[Work] = []
         self._queued = 0
+        self.weights = Gate()
         self.is_unloaded = False
         self.is_aborted = False
         self.opened = 0
@@ -77,12 +88,12 @@ class FakeLoadedModel:
         """How many generators are open."""
         return len(self._in_flight)
 
-    def abort(self) -> None:
-        """Make every open generator, and every one opened from now on, raise RequestCancelled."""
+    def abort(self, error: IngleError | None = None) -> None:
+        """Make every open generator raise `error`, or RequestCancelled as every one does that is opened from now on."""
         self.is_aborted = True
         for work in self._in_flight:
             if not work.aborted.done():
-                work.aborted.set_result(None)
+                work.aborted.set_result(error or RequestCancelled())
 
     def unload(self) -> None:
         """The end: called by the repository."""
@@ -91,6 +102,11 @@ class FakeLoadedModel:
         if self._in_flight:
             self._violate(f"was unloaded under {len(self._in_flight)} open generators")
         self.is_unloaded = True
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its weights are away."""
+        return self.weights.is_shut
 
     def check_usable(self) -> None:
         """Complain if the weights are gone."""
@@ -103,7 +119,7 @@ class FakeLoadedModel:
         self.check_usable()
         if self.is_aborted:
             raise RequestCancelled()
-        work = Work(timeout_seconds)
+        work = Work(timeout_seconds, self.weights)
         self._in_flight.append(work)
         self.opened += 1
         try:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from domain.errors import DeviceNotAvailable, InsufficientMemory, ModelNotFound
+from domain.errors import DeviceNotAvailable, IngleError, InsufficientMemory, ModelNotFound
 from domain.memory import GpuMemory, MemoryBudget, MemoryNeed, MemoryUsage
 from domain.model import LoadOptions, Model, ModelSpec, Task, WeightFormat, nearest_names, resolve_name
 from domain.repositories import LoadedModel, LoadProgress, OnLoadProgress
@@ -93,8 +93,9 @@ def embedding_spec(model_id: str = "vector:small", *, size_bytes: int = GIB) -> 
 
 @dataclass
 class ModelScript:
-    """How one model behaves. Each entry of the failure queues ends one load or one unload.
+    """How one model behaves. Each entry of the failure queues ends one load, one unload or one suspension.
 
+    A return after a suspension is a load.
     The last step of `load_progress` is told after the gate, the others before it.
     """
 
@@ -103,9 +104,34 @@ class ModelScript:
     load_progress: Sequence[LoadProgress] = (LoadProgress("read", 1, 2), LoadProgress("weights", 2, 2))
     unload: Gate = field(default_factory=Gate)
     unload_failures: deque[BaseException] = field(default_factory=deque)
+    suspend: Gate = field(default_factory=Gate)
+    suspend_failures: deque[Exception] = field(default_factory=deque)
     text: TextScript = field(default_factory=TextScript)
     speech: SpeechScript = field(default_factory=SpeechScript)
     embedding: EmbeddingScript = field(default_factory=EmbeddingScript)
+
+
+class FakeSuspended:
+    """A SuspendedModel of a FakeModelRepository."""
+
+    def __init__(self, repository: "FakeModelRepository", model: FakeLoadedModel, bytes_freed: int) -> None:
+        self._repository = repository
+        self._model = model
+        self._bytes_freed = bytes_freed
+
+    @property
+    def bytes_freed(self) -> int:
+        """The size of its files."""
+        return self._bytes_freed
+
+    async def resume(self, options: LoadOptions, on_progress: OnLoadProgress) -> None:
+        """Take memory as a load does, then let the generators go on."""
+        await self._repository.take(self._model.info.spec, options, on_progress)
+        self._model.weights.open()
+
+    def fail(self, error: IngleError) -> None:
+        """End all work with `error`."""
+        self._model.abort(error)
 
 
 class FakeModelRepository:
@@ -136,6 +162,7 @@ class FakeModelRepository:
         self.violations: list[str] = []
         self.loads: list[tuple[str, LoadOptions]] = []
         self.unloads: list[str] = []
+        self.suspensions: list[str] = []
         self.parked: list[str] = []
         self.trims = 0
         self.reclaims = 0
@@ -200,9 +227,16 @@ class FakeModelRepository:
 
     async def load(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> LoadedModel:
         """Take memory, report progress, wait at the gate, fail or give a model."""
+        device = self._device(options.device)
+        await self.take(spec, options, on_progress)
+        model = self._build(spec, options, device, self.script(spec.id))
+        self.models.append(model)
+        return model
+
+    async def take(self, spec: ModelSpec, options: LoadOptions, on_progress: OnLoadProgress) -> None:
+        """Take memory, report progress, wait at the gate, or fail."""
         script = self.script(spec.id)
         self.loads.append((spec.id, options))
-        device = self._device(options.device)
         if spec.id in self._held:
             self._violate(f"'{spec.id}' is loaded while it is in memory")
         free = self.budget(self.where).room
@@ -225,9 +259,6 @@ class FakeModelRepository:
         except BaseException:
             del self._held[spec.id]
             raise
-        model = self._build(spec, options, device, script)
-        self.models.append(model)
-        return model
 
     async def unload(self, model: LoadedModel, *, park: bool = False) -> int:
         """Give the model's memory back."""
@@ -236,10 +267,12 @@ class FakeModelRepository:
         if park:
             self.parked.append(model_id)
         script = self.script(model_id)
-        if model_id not in self._held:
-            self._violate(f"'{model_id}' is unloaded while it is not in memory")
         self.unloads.append(model_id)
         model.unload()
+        if model.is_suspended:
+            return 0
+        if model_id not in self._held:
+            self._violate(f"'{model_id}' is unloaded while it is not in memory")
         try:
             await script.unload.pass_through()
             if script.unload_failures:
@@ -247,6 +280,22 @@ class FakeModelRepository:
         finally:
             freed = self._held.pop(model_id)
         return freed
+
+    async def suspend(self, model: LoadedModel, *, park: bool = False) -> FakeSuspended:
+        """Hold the model's generators and give its memory back."""
+        assert isinstance(model, FakeLoadedModel)
+        model_id = model.info.id
+        if not isinstance(model, FakeTextModel | FakeSpeechModel) or model.is_suspended:
+            self._violate(f"'{model_id}' cannot be suspended")
+        script = self.script(model_id)
+        await script.suspend.pass_through()
+        if script.suspend_failures:
+            raise script.suspend_failures.popleft()
+        model.weights.shut()
+        self.suspensions.append(model_id)
+        if park:
+            self.parked.append(model_id)
+        return FakeSuspended(self, model, self._held.pop(model_id))
 
     def need(self, spec: ModelSpec, options: LoadOptions) -> MemoryNeed:
         """The size of its files, once the device is found to exist."""

@@ -1,10 +1,10 @@
 """A server and Celery workers as processes, on a database of their own, and a provider that does their jobs."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from sqlalchemy import text
 
+from infrastructure.persistence.opening import open_database
 from tests.faults.nursery import Process, fork
 from tests.faults.test_jobs_killed import QUICK, client_of, until
 from tests.faults.test_serve import serving
@@ -92,11 +94,6 @@ class Town:
     provider: Provider
     settings: dict[str, str]
 
-    @property
-    def database(self) -> Path:
-        """Where the jobs lie."""
-        return self.folder / "jobs.db"
-
     @contextmanager
     def serving(self, **settings: str) -> Iterator[httpx2.Client]:
         """A client of a server that runs nothing itself."""
@@ -145,15 +142,24 @@ class Town:
 
     def let_half_a_minute_pass(self) -> None:
         """As far as the dispatcher knows."""
-        with contextlib.closing(sqlite3.connect(self.database, timeout=10)) as connection, connection:
-            connection.execute("UPDATE jobs SET dispatched_at = dispatched_at - 30000")
+        statement = "UPDATE jobs SET dispatched_at = dispatched_at - 30000"
+
+        async def run() -> None:
+            database, _ = open_database(self.settings["INGLE_DATABASE_URL"])
+            await database.write(lambda c: c.execute(text(statement)) and None)
+            await database.close()
+
+        asyncio.run(run())
 
 
-def town_of(folder: Path, provider: Provider, broker_url: str) -> Town:
-    """A town whose chores are quick and whose workers look for jobs by themselves only once an hour."""
+def town_of(folder: Path, provider: Provider, broker_url: str, database_url: str | None = None) -> Town:
+    """A town whose chores are quick and whose workers look for jobs by themselves only once an hour.
+
+    Its database is a file where no other is named.
+    """
     settings = {
         **QUICK,
-        "INGLE_DATABASE_URL": f"sqlite:///{folder / 'jobs.db'}",
+        "INGLE_DATABASE_URL": database_url or f"sqlite:///{folder / 'jobs.db'}",
         "CELERY_BROKER_URL": broker_url,
         "LLM_BASE_URL": provider.url,
         "LLM_MODEL": MODEL,

@@ -26,7 +26,7 @@ from infrastructure.queue.broker import CeleryBroker
 from tests.contract.conftest import new_job
 from tests.faults.broker_gate import Gate
 from tests.faults.celery_town import MODEL, CeleryWorker, Provider, Town, over, town_of
-from tests.faults.test_jobs_killed import LEASE, until
+from tests.faults.test_jobs_killed import LEASE, database, until
 
 REDIS = 6379
 # Of its own, because others use the server too, and another checkout may run these tests.
@@ -126,12 +126,12 @@ def test_what_an_emptied_broker_forgot_is_told_again(
     assert {(job["status"], job["attempt"]) for job in done} == {("completed", 1)}
 
 
-def tell(*job_ids: str) -> None:
+def tell(*job_ids: str, queue: str = QUEUE) -> None:
     """Send a message for each, whatever the jobs say."""
 
     async def publish() -> None:
-        app = celery_app(QueueOptions(f"redis://127.0.0.1:{REDIS}/{DATABASE}", {"any": QUEUE}), lambda _: ("", None))
-        broker = CeleryBroker(app, {"any": QUEUE})
+        app = celery_app(QueueOptions(f"redis://127.0.0.1:{REDIS}/{DATABASE}", {"any": queue}), lambda _: ("", None))
+        broker = CeleryBroker(app, {"any": queue})
         assert await broker.publish([Call(one, "any", 0) for one in job_ids]) == ()
         await broker.close()
 
@@ -220,6 +220,40 @@ def test_a_worker_whose_broker_is_deaf_takes_over_from_a_killed_one_and_gives_ba
     gate.shut()
 
 
+@with_redis
+@pytest.mark.postgres
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_on_postgres_too_what_a_broker_forgot_is_told_again_and_what_it_doubled_is_run_once(
+    database: str, redis: Redis, provider: Provider, tmp_path: Path
+) -> None:
+    queue = f"ingle-test-{uuid.uuid4().hex}"
+    town = town_of(tmp_path, provider, f"redis://127.0.0.1:{REDIS}/{DATABASE}", database)
+    town.settings["INGLE_CELERY_QUEUES"] = ",".join(f"{task}={queue}" for task in HANDLED_TYPES)
+    first, later = "wait on postgres", [f"on postgres {number}" for number in range(10)]
+    with town.serving() as client, town.working("second") as worker:
+        busy = [town.submit(client, first) for _ in range(4)]
+        until(lambda: provider.asked.count(first) == 4)
+        jobs = [town.submit(client, text) for text in later]
+        until(lambda: redis.llen(queue) >= 5)
+        redis.delete(queue)
+        provider.let(first)
+        until(lambda: client.get("/api/v1/stats").json()["jobs"]["running"] == 0)
+        assert "pending" in {client.get(f"/api/v1/jobs/{one}").json()["status"] for one in jobs}
+        town.let_half_a_minute_pass()
+        assert {(job["status"], job["attempt"]) for job in (over(client, one) for one in busy + jobs)} == {
+            ("completed", 1)
+        }
+        cancelled = town.submit(client, "never run on postgres", delay_seconds=3600)
+        client.post(f"/api/v1/jobs/{cancelled}/cancel")
+        doubled = town.submit(client, "run once on postgres")
+        tell(*[doubled] * 10, cancelled, str(uuid.uuid4()), queue=queue)
+        assert over(client, doubled)["attempt"] == 1
+        until(lambda: worker.logged(f"[{doubled}] succeeded") >= 10 and worker.logged(f"[{cancelled}] succeeded"))
+        assert [provider.asked.count(text) for text in (*later, "run once on postgres")] == [1] * 11
+        assert "never run on postgres" not in provider.asked
+    redis.delete(queue)
+
+
 @pytest.mark.rabbitmq
 def test_a_job_is_run_that_rabbitmq_told_of(provider: Provider, tmp_path: Path) -> None:
     queue = f"ingle-test-{uuid.uuid4().hex}"
@@ -243,3 +277,6 @@ def test_a_job_is_run_that_rabbitmq_told_of(provider: Provider, tmp_path: Path) 
         app = celery_app(QueueOptions(RABBITMQ, {"any": queue}), lambda _: ("", None))
         with app.connection_for_write() as connection:
             app.amqp.queues[queue](connection.default_channel).delete()
+
+
+__all__ = ["database"]

@@ -129,7 +129,7 @@ def test_a_server_that_drains_still_settles_jobs_and_begins_nothing(tmp_path: Pa
             process.send_signal(signal.SIGTERM)
             until(lambda: client.get("/queue/status").json()["draining"])
             assert client.get("/readyz").status_code == 503
-            refused = client.post("/generate", json={"model": "llm", "prompt": "Say a word."})
+            refused = client.post("/generate", json={"model": "llm", "prompt": "Say a word."}, timeout=5)
             assert (refused.status_code, refused.json()["code"]) == (503, "server_draining")
             later = create("parse", model_profile="parser")
             assert claimed() == []

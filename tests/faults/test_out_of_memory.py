@@ -21,6 +21,7 @@ import psutil
 import torch
 
 torch.set_num_threads(1)
+from application.events import ModelUnloaded, SwapFailed
 from application.model_pool import ModelPool
 from domain.errors import IngleError
 from domain.model import LoadOptions, Task
@@ -38,7 +39,8 @@ MIB = 1 << 20
 async def main(folder, name, options):
     policy = LoadPolicy(cpu_threads=1, budget=BudgetPolicy(min_free_bytes=0, max_usage=1.0))
     repository = OptimizedModelRepository(ModelStore(folder, Catalog.load(), {}), AudioDecoder(processes=1), policy)
-    pool = ModelPool(repository, SystemClock(), lambda event: None)
+    events = []
+    pool = ModelPool(repository, SystemClock(), events.append)
     attempts = []
     found = {}
     await pool.load("idle")
@@ -55,6 +57,9 @@ async def main(folder, name, options):
         found["attempts"] = sum(not step.completed for step in attempts)
         found["after"] = await collect_all(small.generate(ask(8)))
         found["grown"] = process.memory_info().rss - held
+        found["left"] = [event.model_id for event in events if isinstance(event, ModelUnloaded)]
+        await pool.load("idle")
+        found["returning"] = [event.returning for event in events if isinstance(event, SwapFailed)]
         found["residents"] = [resident.spec.id for resident in pool.residents()]
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     model, _ = await pool.load(name, options)
@@ -115,7 +120,8 @@ def test_a_load_that_runs_out_of_memory_frees_tries_once_more_and_fails_alone(
     assert "ran out of memory twice" in found["message"]
     assert "choose a smaller model" in found["message"]
     assert found["attempts"] == 2
-    assert found["residents"] == ["small"], "the idle one left for the second try, and who was busy stayed"
+    assert found["left"] == ["idle"], "it left for the second try, and who was busy stayed"
+    assert (found["returning"], found["residents"]) == ([["idle"]], ["small", "idle"]), "it came back"
     assert found["after"] == found["before"]
     assert found["grown"] < 48 * MIB, "what the load had taken came back"
     assert found["loaded"], "with memory to spare it loads"

@@ -14,8 +14,9 @@ from tests.needs import default_settings
 
 SPEECH = "whisper:base"
 CLIP = Path(__file__).parents[1] / "data" / "audio" / "jfk.wav"
-# So often that the worker is killed long before the end.
+# So often that there are several windows, which are heard one by one: the worker is killed long before the end.
 TIMES = 6
+ONE_BY_ONE = {"INGLE_SPEECH_BATCH_SIZE": "1"}
 
 database = test_jobs_killed.database
 
@@ -36,7 +37,7 @@ def recording() -> bytes:
 def test_an_upload_of_a_killed_worker_is_heard_by_the_next_and_goes(tmp_path: Path, database: str) -> None:
     shared = {"INGLE_DATABASE_URL": database, "INGLE_MODELS_DIR": str(default_settings().models_dir)}
     # Of the same name, so that the second need not wait for the lease of the first.
-    named = {**shared, "INGLE_WORKER_ID": "ear"}
+    named = {**shared, **ONE_BY_ONE, "INGLE_WORKER_ID": "ear"}
     with (
         serving(tmp_path, forked=True, INGLE_JOBS_EXECUTOR="none", **QUICK, **shared) as server,
         client_of(server) as client,

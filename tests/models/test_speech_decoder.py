@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import wave
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ import psutil
 import pytest
 
 from domain.errors import AudioRefused, AudioTooLong, DecodeTimeout, EmptyAudio, NoAudioTrack, RequestCancelled
-from models.speech.decode_process import SCRIPT
+from models.giving_way import PROCESS_NICENESS
+from models.speech.decode_child import Limits
+from models.speech.decode_process import SCRIPT, DecodeProcess, Grown
 from models.speech.decoder import AudioDecoder, DecodeLimits
 from models.speech.recording import Recording
 from tests.models.sound import loudest_hertz, mangled, sound_file, tone, wav
@@ -261,6 +264,44 @@ async def test_a_process_is_replaced_after_its_share_of_files(tmp_path: Path) ->
     await decoder.decode(tmp_path / "good")
     assert child_of(decoder).pid != first.pid
     decoder.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of another process is Linux's")
+async def test_after_a_minute_of_sound_decoding_gives_way_and_the_next_upload_finds_another_process(
+    tmp_path: Path,
+) -> None:
+    decoder = AudioDecoder(processes=1)
+    (tmp_path / "short").write_bytes(wav(59.0))
+    (tmp_path / "long").write_bytes(wav(90.0))
+    await decoder.decode(tmp_path / "short")
+    first = child_of(decoder)
+    assert first.nice() == psutil.Process().nice()
+    process = decoder._idle[0]
+    assert (await decoder.decode(tmp_path / "long")).seconds == 90.0
+    assert process.gave_way
+    # Behind the decoding and what it leaves to be done.
+    for _ in range(2):
+        await asyncio.wrap_future(decoder._threads.submit(lambda: None))
+    assert child_of(decoder).pid != first.pid
+    decoder.close()
+    assert decoder._idle == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of another process is Linux's")
+def test_a_process_that_gives_way_is_told_to_the_system(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(wav(90.0))
+    process = DecodeProcess(Limits("wav", 600.0, 1 << 30, 60, 1 << 30))
+    child = psutil.Process(process._process.pid)
+    heard: list[tuple[bool, int]] = []
+
+    def tell(grown: Grown) -> None:
+        heard.append((grown.samples > 60 * 16_000, child.nice()))
+
+    with (tmp_path / "long").open("rb") as audio, (tmp_path / "spool").open("wb") as spool:
+        process.decode(audio.fileno(), spool.fileno(), 60.0, tell=tell)
+    process.close()
+    usual = psutil.Process().nice()
+    assert set(heard) == {(False, usual), (True, max(usual, PROCESS_NICENESS))}
 
 
 async def test_cancelling_ends_the_work_at_once(decoder: AudioDecoder, upload: Upload) -> None:

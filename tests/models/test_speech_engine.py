@@ -470,6 +470,65 @@ async def test_abort_ends_open_generators_and_every_later_one(stage: Stage) -> N
         await stage.engine.detect_language(stage.upload(wav(counting(3))), DetectionRequest())
 
 
+# -- suspended ------------------------------------------------------------------------------------------
+
+
+def seconds_of(encoded: list[tuple[list[int], int]]) -> list[int]:
+    return sorted(second for batch, _ in encoded for second in batch)
+
+
+async def test_a_suspended_model_hears_every_window_once_when_it_is_back(
+    stage: Stage, tmp_path: Path, decoder: AudioDecoder
+) -> None:
+    undisturbed = [(await stage.transcript(100)).text, (await stage.transcript(40, first=500)).text]
+    whole, before = seconds_of(stage.ears.encoded), len(stage.ears.encoded)
+    stage.ears.gate.clear()
+    works = [asyncio.ensure_future(stage.transcript(100)), asyncio.ensure_future(stage.transcript(40, first=500))]
+    while stage.ears.at_gate.acquire(blocking=False):
+        pass
+    await stage.in_a_batch()
+    suspending = asyncio.ensure_future(asyncio.to_thread(stage.engine.suspend))
+    await stage.until(lambda: bool(stage.thread._calls))
+    stage.ears.gate.set()
+    await suspending
+    heard = stage.ears.encoded[before:]
+    assert stage.ears.is_closed
+    newcomer = asyncio.ensure_future(stage.transcript(3, first=900))
+    detection = DetectionRequest(vad=EVERYTHING)
+    detecting = asyncio.ensure_future(stage.engine.detect_language(stage.upload(wav(counting(3, 950))), detection))
+    await stage.until(lambda: stage.engine.queue.active_requests == 4)
+    await asyncio.sleep(0.05)
+    assert (stage.ears.encoded[before:], any(work.done() for work in works)) == (heard, False)
+    other = tmp_path / "other"
+    other.mkdir()
+    fresh = Stage(other, decoder, OPTIONS)
+    await asyncio.to_thread(stage.engine.resume, fresh.engine)
+    assert [(await work).text for work in works] == undisturbed
+    assert ((await newcomer).text, (await detecting).candidates[0][0]) == ("900", "en")
+    assert 0 < len(heard) < len(whole)
+    assert seconds_of([*heard, *fresh.ears.encoded]) == [*whole, 900, 950]
+    stage.ears = fresh.ears
+
+
+async def test_a_suspended_model_can_be_left_aborted_and_closed(stage: Stage) -> None:
+    stage.ears.gate.clear()
+    leaving, staying = asyncio.ensure_future(stage.transcript(40)), asyncio.ensure_future(stage.transcript(40))
+    late = asyncio.ensure_future(stage.transcript(40, timeout_seconds=0.2))
+    await stage.in_a_batch()
+    suspending = asyncio.ensure_future(asyncio.to_thread(stage.engine.suspend))
+    await stage.until(lambda: bool(stage.thread._calls))
+    stage.ears.gate.set()
+    await suspending
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert stage.engine.queue.active_requests == 1
+    stage.engine.abort(InsufficientMemory("there is no room for it any more"))
+    with pytest.raises(InsufficientMemory):
+        await staying
+
+
 async def test_a_deadline_ends_the_work_even_in_the_middle_of_a_batch(stage: Stage) -> None:
     await stage.transcript(1)
     stage.ears.gate.clear()

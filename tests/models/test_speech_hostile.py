@@ -105,8 +105,9 @@ async def test_a_lie_costs_little_time_memory_and_disk(decoder: AudioDecoder, tm
     assert type(refusal.value) is kind
     assert time.monotonic() - began < 10
     assert own.memory_info().rss - held < 50 * MIB
-    [process] = [child for child in own.children() if child not in others]
-    assert process.memory_info().rss < 400 * MIB
+    # One that decoded much has given way, and is gone with its memory.
+    for process in [child for child in own.children() if child not in others]:
+        assert process.memory_info().rss < 400 * MIB
     (tmp_path / "good").write_bytes(wav(0.5))
     assert (await decoder.decode(tmp_path / "good")).seconds == 0.5
 

@@ -71,6 +71,7 @@ def load(
         device="cpu",
         compute_type=compute_type,
         cpu_threads=2,
+        lanes=2,
         on_progress=lambda progress: None,
     )
 

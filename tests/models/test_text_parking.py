@@ -8,6 +8,7 @@ import logging
 import shutil
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,25 @@ async def test_a_model_that_waited_writes_the_same_and_reads_nothing_from_disk(
     assert place.parking.clear()
 
 
+async def test_a_model_that_is_suspended_again_and_again_writes_on_and_reads_nothing_from_disk(
+    directory: Path, place: WaitingPlace
+) -> None:
+    with ExitStack() as engines:
+        engine = engines.enter_context(talking(directory, place=place))
+        undisturbed = await collect_all(engine.generate(ask(60)))
+        shutil.rmtree(directory)
+        pieces: list[str] = []
+        async with aclosing(engine.generate(ask(60))) as writing:
+            for _ in range(3):
+                pieces.append((await anext(writing)).text)
+                kept = await engine.suspend()
+                assert kept is not None
+                kept.park()
+                await engine.resume(engines.enter_context(talking(directory, place=place)))
+            pieces += [chunk.text async for chunk in writing]
+        assert ["".join(pieces)] == undisturbed
+
+
 async def test_the_cache_does_not_wait_with_the_weights(directory: Path, place: WaitingPlace) -> None:
     with talking(directory, place=place) as engine:
         await written(engine)
@@ -260,4 +280,23 @@ async def test_a_model_on_a_gpu_waits_in_host_memory_and_writes_the_same_afterwa
     assert used[0] == used[2]
     assert "parked weights" in await repository.trim()
     assert not any(tensor.is_pinned() for tensor in tensors)
+    repository.close()
+
+
+@pytest.mark.gpu
+async def test_a_model_that_is_suspended_on_a_gpu_waits_in_host_memory_and_writes_on(directory: Path) -> None:
+    repository = repository_with_tiny(directory)
+    spec, options = repository.find("model"), LoadOptions(device="cuda:0")
+    engine = await repository.load(spec, options, lambda _: None)
+    assert isinstance(engine, TextEngine)
+    undisturbed = await collect_all(engine.generate(ask(60)))
+    async with aclosing(engine.generate(ask(60))) as writing:
+        text = (await anext(writing)).text
+        suspended = await repository.suspend(engine, park=True)
+        assert repository._text._parking._parked
+        await suspended.resume(options, lambda _: None)
+        assert not repository._text._parking._parked
+        text += "".join([chunk.text async for chunk in writing])
+    assert [text] == undisturbed
+    await repository.unload(engine)
     repository.close()

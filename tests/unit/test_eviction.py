@@ -5,7 +5,18 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from application.device_arbiter import DeviceArbiter, Evict, GiveUp, Load, NeverFits, Sharing, Tenant, Wait, Wish
+from application.device_arbiter import (
+    DeviceArbiter,
+    Evict,
+    GiveUp,
+    Load,
+    NeverFits,
+    Sharing,
+    Suspend,
+    Tenant,
+    Wait,
+    Wish,
+)
 from domain.eviction import Holding, victims_for
 from domain.memory import MemoryBudget
 from domain.model import Task
@@ -128,10 +139,54 @@ def test_groups_that_exclude_each_other_swap_even_where_both_fit() -> None:
     assert arbiter.decide(Wish(Task.SPEECH, 3), room(2), [text("t"), speech("s", 1)]) == Evict(["t"])
 
 
+def test_models_that_take_nothing_are_in_nobodys_way() -> None:
+    arbiter = DeviceArbiter(Sharing.EXCLUSIVE)
+    assert arbiter.decide(Wish(Task.SPEECH, 0), room(9), [text("t", 0, in_use=True)]) == Load()
+
+
 def test_groups_that_share_come_what_may_do_not_stop_each_other() -> None:
     arbiter = DeviceArbiter(Sharing.SHARED)
     there = [text("t", in_use=True), speech("s", in_use=True)]
     assert arbiter.decide(Wish(Task.SPEECH, 2), room(0), there) == Wait(["s"])
+
+
+def at_work(model_id: str, task: Task = Task.TEXT, there_for: float = 99.0) -> Tenant:
+    return Tenant(task, held(model_id, in_use=True), held=there_for, can_pause=task is not Task.EMBEDDING)
+
+
+def test_the_other_group_is_suspended_at_the_end_of_the_hold_and_the_own_one_is_not() -> None:
+    arbiter, there = DeviceArbiter(Sharing.EXCLUSIVE, max_hold=30.0), [at_work("t"), at_work("u")]
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=29.9), room(9), there) == Wait(["t", "u"])
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=30.0), room(9), there) == Suspend(["t", "u"])
+    assert arbiter.decide(Wish(Task.TEXT, 1, waited=30.0), room(0), there[:1]) == GiveUp(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=30.0), room(0), there[:1]) == Suspend(["t"])
+    assert DeviceArbiter().decide(Wish(Task.SPEECH, 1, waited=30.0), room(1), there) == Load()
+    assert DeviceArbiter(max_hold=0.0).decide(Wish(Task.SPEECH, 1), room(0), there[:1]) == GiveUp(["t"])
+
+
+def test_groups_that_share_come_what_may_are_never_suspended() -> None:
+    arbiter = DeviceArbiter(Sharing.SHARED)
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=99.0), room(0), [at_work("t")]) == GiveUp(["t"])
+
+
+def test_who_was_loaded_meanwhile_has_a_hold_of_its_own() -> None:
+    arbiter, wish = DeviceArbiter(Sharing.EXCLUSIVE), Wish(Task.TEXT, 1, waited=40.0)
+    assert arbiter.decide(wish, room(9), [at_work("s", Task.SPEECH, 29.0)]) == Wait(["s"])
+    assert arbiter.decide(wish, room(9), [at_work("s", Task.SPEECH, -math.inf)]) == Wait(["s"])
+    assert arbiter.decide(wish, room(9), [at_work("s", Task.SPEECH, 30.0)]) == Suspend(["s"])
+
+
+def test_models_that_cannot_be_suspended_end_the_wait_for_newcomers_and_not_for_who_was_suspended() -> None:
+    arbiter, there = DeviceArbiter(Sharing.EXCLUSIVE), [at_work("v", Task.EMBEDDING), at_work("t")]
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=31.0), room(9), there) == GiveUp(["v", "t"])
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=31.0, returns=True), room(9), there) == Wait(["v", "t"])
+    going = [Tenant(Task.TEXT, held("t"), leaving=True)]
+    assert arbiter.decide(Wish(Task.SPEECH, 1, waited=31.0, returns=True), room(9), going) == Wait()
+
+
+def test_who_was_suspended_gets_its_place_back_from_its_own_group_too() -> None:
+    wish = Wish(Task.TEXT, 1, waited=31.0, returns=True)
+    assert DeviceArbiter().decide(wish, room(0), [at_work("u")]) == Suspend(["u"])
 
 
 @given(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from domain.claim_order import MAX_JOBS_IN_A_ROW, MAX_SECONDS_IN_A_ROW, Streak, visiting_order
 from domain.errors import InvalidRequest
-from domain.fairness import chat_cost, first_tag, step_of, transcription_cost
+from domain.fairness import chat_cost, first_tag, recording_cost, step_of, transcription_cost
 from domain.histogram import bucket_of, histogram, quantile, value_of
 from domain.job import Job, JobStatus, Phase
 from domain.job_limits import OwnerRules, QueueRules
@@ -113,6 +113,7 @@ def test_a_tag_is_behind_what_is_served_and_behind_the_owners_own() -> None:
     assert first_tag(7, 9, 3, 1) == 9
     assert first_tag(7, None, 8, step_of(2, 4)) == 8.5
     assert (chat_cost(0, 0), chat_cost(2048, 512), transcription_cost(30), transcription_cost(600)) == (1, 2, 1, 10)
+    assert (recording_cost(1000), recording_cost(60 * 60 * 16_000)) == (1, 60)
 
 
 def test_pairs_are_visited_in_turn_and_loaded_ones_first() -> None:

@@ -12,7 +12,10 @@ from application.events import (
     GenerationFinished,
     ModelLoaded,
     ModelLoadRefused,
+    ModelResumed,
+    ModelSuspended,
     ModelUnloaded,
+    SwapFailed,
     TextsEmbedded,
     TranscriptionFinished,
     WorkCancelled,
@@ -27,6 +30,9 @@ LOADED = Model(ModelSpec("a:b", "A", Task.TEXT, WeightFormat.GGUF)).loaded(
 EVENTS: list[tuple[Event, dict[str, object]]] = [
     (ModelLoaded(LOADED), {"event": "model loaded", "model": "a:b", "device": "cpu", "memory_bytes": 9}),
     (ModelLoadRefused("a:b", "model_load_failed", "cut"), {"level": "error", "code": "model_load_failed"}),
+    (ModelSuspended("a:b", 2, 7), {"event": "model suspended", "requests": 2, "freed_bytes": 7}),
+    (ModelResumed("a:b", 2, 0.5), {"event": "model resumed", "requests": 2, "seconds": 0.5}),
+    (SwapFailed("cpu", "ear:base", ("a:b",)), {"level": "warning", "failed": "ear:base", "returning": ["a:b"]}),
     (ModelUnloaded("a:b", "expired", 7), {"reason": "expired", "freed_bytes": 7}),
     (
         GenerationFinished("a:b", "r-1", FinishReason.STOP, Usage(3, 4), Timings(queue=0.25)),

@@ -1,15 +1,19 @@
 """Any order of loading, lending, leaving, failing, forcing, pinning, deleting and waiting keeps the promises."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from application.device_arbiter import DeviceArbiter, Sharing
+from application.events import ModelLoadRefused, ModelSuspended
 from application.model_pool import ModelPool
 from application.residents import ResidentState
 from application.shortages import Shortage, Shortages
@@ -27,11 +31,21 @@ from domain.errors import (
 from domain.generation import GenerationRequest
 from domain.keep_alive import FOREVER
 from domain.memory import MemoryBounds
-from domain.model import LoadOptions, Task
+from domain.model import LoadOptions, ModelSpec
 from domain.prompt import RawText
+from domain.transcription import TranscriptionRequest
 from tests.fakes.clock import LoopClock
 from tests.fakes.events import RecordedEvents
-from tests.fakes.models import GIB, IDLE_RSS, FakeModelRepository, FakeTextModel, text_spec
+from tests.fakes.models import (
+    GIB,
+    IDLE_RSS,
+    FakeModelRepository,
+    FakeSpeechModel,
+    FakeTextModel,
+    segment,
+    speech_spec,
+    text_spec,
+)
 from tests.fakes.virtual_time import VirtualTimeLoop, settle
 
 MODELS = ("a:1b", "b:1b", "c:1b")
@@ -54,24 +68,34 @@ models = st.sampled_from(MODELS)
 class Holder:
     """A caller that borrows a model and then either waits to be told to go on, or writes until it is let through."""
 
-    def __init__(self, model_id: str, *, writes: bool) -> None:
-        self.model_id = model_id
+    def __init__(self, spec: ModelSpec, *, writes: bool) -> None:
+        self.spec = spec
         self.writes = writes
         self.go_on = asyncio.Event()
-        self.model: FakeTextModel | None = None
+        self.model: FakeTextModel | FakeSpeechModel | None = None
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.id
 
     async def borrow(self, pool: ModelPool, keep_alive: float | None) -> None:
-        async with pool.lend(self.model_id, Task.TEXT, keep_alive=keep_alive) as model:
-            assert isinstance(model, FakeTextModel)
+        lent: Any = pool.lend(self.model_id, self.spec.task, keep_alive=keep_alive)  # type: ignore[call-overload]
+        async with lent as model:
+            assert isinstance(model, FakeTextModel | FakeSpeechModel)
             self.model = model
             try:
                 if not self.writes:
                     await self.go_on.wait()
-                async with aclosing(model.generate(GenerationRequest(RawText("one two")))) as chunks:
-                    async for _ in chunks:
+                async with aclosing(self.work(model)) as pieces:
+                    async for _ in pieces:
                         pass
             finally:
                 self.model = None
+
+    def work(self, model: FakeTextModel | FakeSpeechModel) -> AsyncGenerator[object, None]:
+        if isinstance(model, FakeTextModel):
+            return model.generate(GenerationRequest(RawText("one two")))
+        return model.transcribe(Path(__file__), TranscriptionRequest())
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -80,20 +104,28 @@ class PoolMachine(RuleBasedStateMachine):
     Other programs take and give back memory, and caches of models ask for more.
     """
 
+    specs: ClassVar = SPECS
+    sharing: ClassVar = Sharing.AUTO
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
-        self.repository = FakeModelRepository(*SPECS.values(), memory_budget=2 * GIB, gpus=1)
+        self.repository = FakeModelRepository(*self.specs.values(), memory_budget=2 * GIB, gpus=1)
         for model_id in MODELS:
-            self.repository.script(model_id).text.between.shut()
+            script = self.repository.script(model_id)
+            script.text.between.shut()
+            script.speech.between.shut()
+            script.speech.segments = [segment(0, "one"), segment(1, " two")]
         self.repository.machine_bytes = 4 * GIB
         self.shortages = Shortages()
+        self.events = RecordedEvents()
         self.pool = ModelPool(
             self.repository,
             LoopClock(),
-            RecordedEvents(),
+            self.events,
             keep_alive=300.0,
             load_timeout=60.0,
+            arbiter=DeviceArbiter(self.sharing),
             bounds=MemoryBounds.below(0.9),
             shortages=self.shortages,
         )
@@ -128,7 +160,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(model=models, writes=st.booleans(), keep_alive=st.sampled_from([None, None, 0.0, 10.0, FOREVER]))
     def lend(self, model: str, writes: bool, keep_alive: float | None) -> None:
-        holder = Holder(model, writes=writes)
+        holder = Holder(self.specs[model], writes=writes)
         self.holders.append((holder, self.go(holder.borrow(self.pool, keep_alive))))
 
     @precondition(lambda self: self.holders)
@@ -143,10 +175,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(model=models)
     def let_writers_finish(self, model: str) -> None:
-        gate = self.repository.script(model).text.between
-        gate.open()
-        self.settle()
-        gate.shut()
+        script = self.repository.script(model)
+        for gate in (script.text.between, script.speech.between):
+            gate.open()
+            self.settle()
+            gate.shut()
 
     @rule(model=models, device=st.sampled_from(["auto", "cpu", "cuda"]), pin=st.sampled_from([None, None, True, False]))
     def load(self, model: str, device: str, pin: bool | None) -> None:
@@ -178,7 +211,7 @@ class PoolMachine(RuleBasedStateMachine):
             await asyncio.sleep(20.0)
             self.pulls += 1
             if all(spec.id != model for spec in self.repository.specs):
-                self.repository.specs.append(replace(SPECS[model], digest=str(self.pulls)))
+                self.repository.specs.append(replace(self.specs[model], digest=str(self.pulls)))
 
     @rule(aggressive=st.booleans(), free=st.sampled_from([None, GIB]))
     def optimise(self, aggressive: bool, free: int | None) -> None:
@@ -245,7 +278,8 @@ class PoolMachine(RuleBasedStateMachine):
         leaving = {resident.spec.id for resident in self.pool.residents() if resident.state is ResidentState.UNLOADING}
         self.forced &= leaving
         lent = {holder.model_id for holder, _ in self.holders if holder.model is not None}
-        assert leaving & lent <= self.forced
+        lost = {event.model_id for event in self.events.of(ModelLoadRefused)}
+        assert leaving & lent <= self.forced | (lost & {event.model_id for event in self.events.of(ModelSuspended)})
 
     @invariant()
     def every_user_is_counted(self) -> None:
@@ -280,7 +314,8 @@ class PoolMachine(RuleBasedStateMachine):
         for model_id in MODELS:
             script = self.repository.script(model_id)
             script.load_failures.clear()
-            for gate in (script.load, script.unload, script.text.between):
+            script.suspend_failures.clear()
+            for gate in (script.load, script.unload, script.suspend, script.text.between, script.speech.between):
                 gate.open()
         self.repository.others_hold(0)
         for holder, _ in self.holders:
@@ -306,9 +341,37 @@ class PoolMachine(RuleBasedStateMachine):
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_no_order_of_events_breaks_a_promise() -> None:
+class TurnsMachine(PoolMachine):
+    """The first two are of one group and the third of the other, which may not be there together."""
+
+    specs: ClassVar = {**SPECS, "c:1b": speech_spec("c:1b", size_bytes=GIB)}
+    sharing: ClassVar = Sharing.EXCLUSIVE
+
+    @rule(model=models, is_open=st.booleans())
+    def hold_suspensions(self, model: str, is_open: bool) -> None:
+        gate = self.repository.script(model).suspend
+        gate.open() if is_open else gate.shut()
+        self.settle()
+
+    @rule(model=models)
+    def fail_the_next_suspension(self, model: str) -> None:
+        self.repository.script(model).suspend_failures.append(RuntimeError("stuck"))
+
+    @invariant()
+    def who_is_suspended_and_wanted_stands_in_line(self) -> None:
+        for resident in self.pool.residents():
+            assert resident.state is not ResidentState.SUSPENDED or resident.in_flight or not resident.waits
+
+    @invariant()
+    def groups_are_never_there_together(self) -> None:
+        there = {self.specs[model_id].task for model_id in self.repository.in_memory}
+        assert len(there) <= 1
+
+
+@pytest.mark.parametrize("machine", [PoolMachine, TurnsMachine])
+def test_no_order_of_events_breaks_a_promise(machine: type[PoolMachine]) -> None:
     run_state_machine_as_test(
-        PoolMachine,
+        machine,
         settings=settings(
             max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),

@@ -5,17 +5,21 @@
 
 #include "vector.h"
 
-/* Four rows and two columns keep eight sums in registers, and the weights in the nearest cache for the next rows. */
-enum { ROWS = 4, STRIDE = 16, LINE = 64, CHUNKS_A_MEMBER = 16 };
+/* Eight rows and two columns keep 16 sums in registers, enough for a processor that begins two products a cycle and has
+ * each after four, and the weights in the nearest cache for the next rows. STRIDE inputs of a pair of columns are LINES
+ * lines of cache.
+ */
+enum { ROWS = 8, HALF = 4, STRIDE = 16, LINE = 64, LINES = 8, CHUNKS_A_MEMBER = 16 };
 
 static float quantize_group(const float *x, int64_t count, uint8_t *out) {
-  __m512 most = _mm512_setzero_ps();
-  for (int64_t i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-  float largest = _mm512_reduce_max_ps(most);
   /* A row that holds NaN must not come out as numbers: max_ps drops NaN, so its sum is asked too. */
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t i = 0; i < count; i += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
-  float total = _mm512_reduce_add_ps(sum);
+  __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < count; i += 16) {
+    __m512 v = _mm512_loadu_ps(x + i);
+    most = _mm512_max_ps(most, _mm512_abs_ps(v));
+    sum = _mm512_add_ps(sum, v);
+  }
+  float largest = _mm512_reduce_max_ps(most), total = _mm512_reduce_add_ps(sum);
   __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
   __m512i zero = _mm512_set1_epi32(128);
   for (int64_t i = 0; i < count; i += 16) {
@@ -73,12 +77,12 @@ ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, c
   const int8_t *left = w->packed + pair * PAIR * inputs, *right = left + COLUMN * inputs;
   const uint8_t *x = o->x + row * inputs;
   __m512 totals[ROWS][2];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; group++) {
     const int32_t *offset = w->offset + group * w->outputs + pair * PAIR;
     __m512i sums[ROWS][2];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
       for (int c = 0; c < 2; c++) sums[r][c] = _mm512_loadu_si512(offset + c * COLUMN);
     for (int64_t stride = group * size; stride < (group + 1) * size; stride += STRIDE) {
@@ -86,7 +90,7 @@ ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, c
 #pragma GCC unroll 4
       for (int64_t k = stride; k < stride + STRIDE; k += GROUP) {
         __m512i a = _mm512_load_si512(left + k * COLUMN), b = _mm512_load_si512(right + k * COLUMN);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
           int32_t four;
           memcpy(&four, x + r * inputs + k, sizeof four);
@@ -96,41 +100,45 @@ ALWAYS void tile(const operands *o, int64_t row, int64_t pair, const int rows, c
         }
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
       __m512 scale = _mm512_set1_ps(o->x_scale[(row + r) * groups + group]);
       for (int c = 0; c < 2; c++)
         totals[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), scale, totals[r][c]);
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < rows; r++) finish(o, row + r, pair, totals[r]);
 }
 
 static void tile_of(const operands *o, int64_t row, int64_t pair, int64_t rows, int64_t lines, const char *ahead) {
   int grouped = o->weights->group < o->weights->inputs;
-  switch (rows * 16 + lines * 2 + grouped) {
+  switch ((rows * 16 + lines) * 2 + grouped) {
 #define CASE(r, l, g) \
-  case r * 16 + l * 2 + g: tile(o, row, pair, r, l, g, ahead); break;
-#define CASES(r, g) CASE(r, 0, g) CASE(r, 1, g) CASE(r, 2, g) CASE(r, 4, g)
-    CASES(1, 0) CASES(2, 0) CASES(3, 0) CASES(4, 0) CASES(1, 1) CASES(2, 1) CASES(3, 1) CASES(4, 1)
+  case (r * 16 + l) * 2 + g: tile(o, row, pair, r, l, g, ahead); break;
+#define CASES(r) CASE(r, 0, 0) CASE(r, 1, 0) CASE(r, 2, 0) CASE(r, 3, 0) CASE(r, 4, 0) \
+                 CASE(r, 0, 1) CASE(r, 1, 1) CASE(r, 2, 1) CASE(r, 3, 1) CASE(r, 4, 1)
+    CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
 #undef CASES
 #undef CASE
   }
 }
 
-/* All rows times a pair of columns. The first rows wait for the weights to come from memory; while the others are
- * computed, those of the next pair are fetched, a share with each. Lone rows leave that to the processor, which sees
- * what is coming.
+/* All rows times a pair of columns, in tiles of about as many rows each. The first rows wait for the weights to come from
+ * memory; while the others are computed, those of the next pair are fetched, a share with each. Lone rows leave that to
+ * the processor, which sees what is coming.
  */
 static void multiply_pair(const operands *o, int64_t pair) {
-  int64_t size = PAIR * o->weights->inputs, tiles = (o->rows + ROWS - 1) / ROWS, fetched = 0;
+  int64_t size = PAIR * o->weights->inputs, fetched = 0;
+  int64_t tiles = o->rows <= HALF ? 1 : o->rows <= ROWS ? 2 : (o->rows + ROWS - 1) / ROWS;
   const char *next = (const char *)(o->weights->packed + (pair + 1) * size);
-  int64_t share = tiles == 1 || (pair + 1) * PAIR >= o->weights->outputs ? 0 : tiles == 2 ? 4 : tiles <= 4 ? 2 : 1;
-  for (int64_t row = 0; row < o->rows; row += ROWS) {
-    int64_t rows = o->rows - row < ROWS ? o->rows - row : ROWS, lines = fetched < size ? share : 0;
+  int is_last = (pair + 1) * PAIR >= o->weights->outputs;
+  int64_t share = tiles == 1 || is_last ? 0 : (LINES + tiles - 1) / tiles;
+  for (int64_t t = 0, row = 0; t < tiles; t++) {
+    int64_t rows = (o->rows - row) / (tiles - t), lines = fetched < size ? share : 0;
     tile_of(o, row, pair, rows, lines, next + fetched);
     fetched += lines * LINE * (o->weights->inputs / STRIDE);
+    row += rows;
   }
 }
 

@@ -1,5 +1,7 @@
 /* Between two runs a member spins for some microseconds and then sleeps in the kernel, because the event loop and the
- * clients live on the same cores. Within a run it spins, and yields its core when the others let it wait for long.
+ * clients live on the same cores. Within a run it spins, and yields its core when the others let it wait for long: to the
+ * event loop, that is. Where threads of lower rank want the core too, they get it for milliseconds; once that was seen,
+ * members sleep instead for a while, because who is woken takes the core back from them at once.
  */
 #define _GNU_SOURCE
 #include "team.h"
@@ -13,6 +15,12 @@
 #include <unistd.h>
 
 enum { SPINS_BEFORE_SLEEP = 300, SPINS_BEFORE_YIELD = 1000 };
+/* Cycles of the time stamp counter: a tenth of a millisecond, which is longer than an item takes that members share, and
+ * more than what the event loop does at a time.
+ */
+enum { CYCLES_BEFORE_REST = 250000, CYCLES_OF_A_HOG = 4000000 };
+/* Waits that pass without yielding after one that took so long: those of some ten steps. */
+enum { WARY_WAITS = 2000 };
 
 struct team {
   int size;
@@ -23,8 +31,10 @@ struct team {
   _Alignas(64) atomic_uint sleepers; /* members that sleep in the kernel until it does */
   _Alignas(64) atomic_int arrived;
   _Alignas(64) atomic_uint round;
+  _Alignas(64) atomic_uint resting; /* members that sleep in the kernel until the round is over */
   _Alignas(64) atomic_llong next;
   _Alignas(64) atomic_int named;
+  atomic_int wary; /* waits that pass without yielding */
   atomic_int closing;
 };
 
@@ -86,18 +96,42 @@ void team_run(team *t, team_work work, void *context) {
   team_barrier(t);
 }
 
-void team_barrier(team *t) {
-  unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
-  if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) == t->size - 1) {
-    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-    atomic_store_explicit(&t->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&t->round, round + 1, memory_order_release);
+static int is_over(team *t, unsigned round) { return atomic_load_explicit(&t->round, memory_order_acquire) != round; }
+
+static void rest(team *t, unsigned round) {
+  for (unsigned long long began = __rdtsc(); __rdtsc() - began < CYCLES_BEFORE_REST; _mm_pause())
+    if (is_over(t, round)) return;
+  atomic_fetch_add(&t->resting, 1);
+  while (atomic_load(&t->round) == round) syscall(SYS_futex, &t->round, FUTEX_WAIT_PRIVATE, round, NULL, NULL, 0);
+  atomic_fetch_sub(&t->resting, 1);
+}
+
+static void wait_for_round(team *t, unsigned round) {
+  for (int spin = 0; spin < SPINS_BEFORE_YIELD; spin++, _mm_pause())
+    if (is_over(t, round)) return;
+  if (atomic_load_explicit(&t->wary, memory_order_relaxed) > 0) {
+    atomic_fetch_sub_explicit(&t->wary, 1, memory_order_relaxed);
+    rest(t, round);
     return;
   }
-  for (int spin = 0; atomic_load_explicit(&t->round, memory_order_acquire) == round; spin++) {
-    if (spin < SPINS_BEFORE_YIELD) _mm_pause();
-    else sched_yield();
+  while (!is_over(t, round)) {
+    unsigned long long began = __rdtsc();
+    sched_yield();
+    if (__rdtsc() - began > CYCLES_OF_A_HOG) atomic_store_explicit(&t->wary, WARY_WAITS, memory_order_relaxed);
   }
+}
+
+void team_barrier(team *t) {
+  unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) < t->size - 1) {
+    wait_for_round(t, round);
+    return;
+  }
+  atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+  atomic_store_explicit(&t->next, 0, memory_order_relaxed);
+  /* In this order, as who rests counts itself before it looks: nobody is left asleep. */
+  atomic_store(&t->round, round + 1);
+  if (atomic_load(&t->resting)) syscall(SYS_futex, &t->round, FUTEX_WAKE_PRIVATE, t->size, NULL, NULL, 0);
 }
 
 int64_t team_next(team *t) { return atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed); }

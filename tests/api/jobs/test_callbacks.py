@@ -31,6 +31,23 @@ async def test_a_callback_that_cannot_be_told_is_refused(kept_office: Office, ur
     assert (await kept_office.get("/jobs")).json()["jobs"] == []
 
 
+async def test_a_job_that_is_asked_for_again_is_told_whatever_became_of_its_callback(kept_office: Office) -> None:
+    office = kept_office
+    body = BODY | {"callback_url": URL, "idempotency_key": "k"}
+    job = (await office.post("/jobs", body)).json()["id"]
+    office.receiver.refused = frozenset([URL])
+    again = await office.post("/jobs", body)
+    assert (again.status_code, again.json()["id"]) == (200, job)
+    assert (await office.post("/jobs/batch", {"jobs": [body]})).json()["jobs"][0]["id"] == job
+    refused(await office.post("/jobs", body | {"priority": 1}), 422, "idempotency_mismatch")
+    for other in ({"idempotency_key": "other"}, {"idempotency_key": None}):
+        refused(await office.post("/jobs", body | other), 422, "callback_refused")
+    refused(
+        await office.post("/jobs/batch", {"jobs": [body, body | {"idempotency_key": "b"}]}), 422, "callback_refused"
+    )
+    assert await office.kept.rows("SELECT count(*) FROM jobs") == [(1,)]
+
+
 async def test_an_owner_without_a_secret_has_no_callbacks(kept_office: Office) -> None:
     body = BODY | {"callback_url": URL, "owner_service": "billing"}
     refused(await kept_office.post("/jobs", body), 422, "webhook_secret_missing")
@@ -113,6 +130,21 @@ async def test_an_endpoint_that_is_gone_is_refused_until_a_redelivery_succeeds(k
     assert (done["id"], done["tries"], done["last_status"]) == (gone["id"], 1, 200)
     await office.submit(callback_url=URL)
     refused(await office.post(f"/webhooks/deliveries/{uuid4()}/redeliver"), 404, "not_found")
+
+
+async def test_an_endpoint_that_is_gone_stays_so_without_the_job_that_it_was_told_of(kept_office: Office) -> None:
+    office = kept_office
+    job = await ended(office)
+    office.receiver.answers = [410]
+    await told(office)
+    assert (await office.client.delete(f"/api/v1/jobs/{job}")).status_code == 204
+    refused(await office.post("/jobs", BODY | {"callback_url": URL}), 422, "callback_refused")
+    [gone] = (await office.get("/webhooks/deliveries")).json()["deliveries"]
+    office.receiver.answers = [200]
+    assert (await office.post(f"/webhooks/deliveries/{gone['id']}/redeliver")).status_code == 202
+    assert await told(office) == 1
+    assert json.loads(office.receiver.sent[-1][2])["data"]["job_id"] == job
+    await office.submit(callback_url=URL)
 
 
 async def test_a_job_that_is_deleted_takes_its_deliveries_along(kept_office: Office) -> None:

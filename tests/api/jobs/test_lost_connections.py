@@ -1,17 +1,19 @@
 """PostgreSQL whose connection is cut at any moment of a request: what was stored is told, the rest is 503."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from domain.job_repository import Claim
 from infrastructure.persistence.database import POSTGRES
 from infrastructure.persistence.postgres import Bounds, PostgresDatabase
 from tests.api.jobs.conftest import BODY, Office
 from tests.api.jobs.test_trouble import office_on, told_to_come_back
 from tests.api.world import World
-from tests.databases import with_test_clock
+from tests.databases import postgres_jobs, with_test_clock
 from tests.faults.broker_gate import Gate
 
 pytestmark = pytest.mark.postgres
@@ -146,3 +148,47 @@ async def test_a_create_that_may_or_may_not_be_stored_is_told_to_come_back(
     answer = await office.post(*asked)
     assert gate.never_mind()
     told_to_come_back(answer, "database_unavailable")
+
+
+async def test_a_change_whose_commit_was_not_heard_of_is_told_as_it_was_made(office: Office, gate: Gate) -> None:
+    running, _ = await office.claimed()
+    for path, kind in (("retry", "retried"), ("cancel", "cancelled")):
+        gate.cut_at(is_commit)
+        answer = await office.post(f"/jobs/{running}/{path}")
+        assert gate.never_mind()
+        assert (answer.status_code, answer.json().get("changed")) == (200, True), answer.text
+        kinds = [event["kind"] for event in (await office.get(f"/jobs/{running}/events")).json()["events"]]
+        assert kinds.count(kind) == 1
+    gate.cut_at(is_commit)
+    assert (await office.client.delete(f"/api/v1/jobs/{running}")).status_code == 204
+    assert gate.never_mind()
+    assert await office.kept.rows("SELECT id FROM jobs") == []
+    ids = {(await office.submit())["id"] for _ in range(3)}
+    gate.cut_at(is_commit)
+    done = (await office.post("/jobs/cancel", FILTER)).json()
+    assert gate.never_mind()
+    assert (done["matched"], done["changed"], set(done["ids"])) == (3, 3, ids)
+
+
+async def test_a_retry_that_is_tried_again_takes_the_job_from_nobody_who_claimed_it_since(
+    office: Office, gate: Gate, postgres_schema: str
+) -> None:
+    job, _ = await office.claimed()
+
+    def claimed_and_cut(reply: bytes) -> bool:
+        """Let a worker have the job between the commit and its loss; on the gate's thread."""
+
+        async def claim() -> None:
+            async with postgres_jobs(postgres_schema, fresh=False) as kept:
+                assert [one.id for one in await kept.jobs.claim(Claim("quick", 1))] == [job]
+
+        if is_commit(reply):
+            asyncio.run(claim())
+        return is_commit(reply)
+
+    gate.cut_at(claimed_and_cut)
+    again = (await office.post(f"/jobs/{job}/retry")).json()
+    assert gate.never_mind()
+    assert (again["status"], again["changed"]) == ("pending", True)
+    now = (await office.get(f"/jobs/{job}")).json()
+    assert (now["status"], now["worker_id"], now["attempt"]) == ("running", "quick", 2)

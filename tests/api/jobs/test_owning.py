@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from domain.job_repository import Prune
+from domain.new_job import DAY_MS
 from tests.api.jobs.conftest import BODY, IN_MEMORY, Office
 from tests.api.problems import refused
 
@@ -78,6 +80,18 @@ async def test_retry_by_state(office: Office) -> None:
     assert (await office.post(f"/jobs/{failed}/retry")).json()["status"] == "pending"
     stale = {"lease_token": running["lease_token"], "result": 1}
     refused(await office.post(f"/jobs/{failed}/complete", stale), 409, "lease_lost")
+
+
+async def test_a_job_whose_input_is_gone_cannot_run_again(kept_office: Office) -> None:
+    office = kept_office
+    job = await finished(office, "fail", category="bad_input")
+    await office.advance(DAY_MS)
+    await office.sweep(Prune(payload_ms=DAY_MS))
+    shown = (await office.get(f"/jobs/{job}")).json()
+    assert (shown["payload_purged"], shown["input"]) == (True, {})
+    assert "input" in refused(await office.post(f"/jobs/{job}/retry"), 409, "invalid_transition")["detail"]
+    done = (await office.post("/jobs/retry", {"filter": {"status": "failed"}, "limit": 10})).json()
+    assert (done["matched"], done["changed"]) == (1, 0)
 
 
 async def test_only_what_is_over_is_deleted(office: Office) -> None:

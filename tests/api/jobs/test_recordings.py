@@ -75,6 +75,16 @@ def lasting(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name not in passing}
 
 
+async def test_a_long_recording_is_more_work_in_the_line_of_its_owner(office: Office, tmp_path: Path) -> None:
+    path = tmp_path / "long.mp3"
+    path.write_bytes(bytes(1_920_000))  # two minutes at 128 kbit/s
+    file = (await office.services.files.keep(path, "telephony")).token
+    batch = [{"input": {"file_path": file}}, {"input": {"file_id": file}, "cost": 1}, {"input": {"file_path": NOBODYS}}]
+    defaults = {"owner_service": "telephony", "task_type": "transcribe", "model_profile": SPEECH}
+    placed = (await office.post("/jobs/batch", {"defaults": defaults, "jobs": batch})).json()["jobs"]
+    assert [(await office.services.jobs.get(one["id"])).cost for one in placed] == [2.0, 1.0, 1.0]
+
+
 # -- the whole way -------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from api.docs_page import schema_of
+from api.jobs.job_body import JobBody
 from application.job_queue import new_job_id
 from tests.api.jobs.conftest import BODY, IN_MEMORY, Office
 from tests.api.problems import refused
@@ -57,6 +59,7 @@ def test_ids_of_later_jobs_sort_later() -> None:
         ({"retry": {"base_seconds": 0}}, "retry.base_seconds"),
         ({"retry": {"retry_codes": ["Upper"]}}, "retry.retry_codes.0"),
         ({"task_type": "call_analysis", "model_profile": None}, "model_profile"),
+        ({"model_profile": ""}, "model_profile"),
     ],
 )
 @IN_MEMORY
@@ -64,6 +67,18 @@ async def test_a_wrong_field_is_named(office: Office, change: dict[str, Any], fi
     problem = refused(await office.post("/jobs", BODY | change), 422, "validation_error")
     assert [".".join(map(str, error["loc"])) for error in problem["errors"]] == [f"body.{field}"]
     assert (await office.get("/jobs")).json()["jobs"] == []
+
+
+@IN_MEMORY
+async def test_the_ranges_of_the_description_are_those_that_are_kept(office: Office) -> None:
+    fields = schema_of(JobBody)["properties"]
+    ranges = {name: (field["minimum"], field["maximum"]) for name, field in fields.items() if "minimum" in field}
+    assert len(ranges) == 6
+    for name, (least, most) in ranges.items():
+        for value in (least, most):
+            assert (await office.post("/jobs", BODY | {name: value})).status_code == 201, name
+        for value in (least - 1, most + 1):
+            refused(await office.post("/jobs", BODY | {name: value}), 422, "validation_error")
 
 
 @pytest.mark.parametrize(

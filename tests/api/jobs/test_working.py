@@ -1,6 +1,7 @@
 """Workers over HTTP: claims, leases, reports, and who is told that it is not the holder any more."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from domain.job_repository import Reap
 from tests.api.jobs.conftest import BODY, IN_MEMORY, Office
 from tests.api.problems import refused
+from tests.api.world import in_process
 
 
 async def test_a_claim_takes_the_best_jobs_and_only_it_is_told_the_token(office: Office) -> None:
@@ -94,6 +96,18 @@ async def test_a_seeds_worker_completes_without_a_token_but_only_a_first_attempt
     refused(await office.post(f"/jobs/{job}/complete", {"result": 1}), 409, "lease_required")
     shown = (await office.get(f"/jobs/{job}", include="attempts")).json()
     assert [(one["outcome"], one["error_code"]) for one in shown["attempts"]] == [("lost", "stale_worker")]
+
+
+async def test_a_server_may_want_a_token_with_every_report(office: Office) -> None:
+    job, token = await office.claimed()
+    strict = replace(office.services, require_lease_token=True)
+    async with in_process(office.world.app(jobs=strict)) as client:
+        for verb, body in (("complete", {"result": 1}), ("fail", {"category": "timeout"}), ("release", {})):
+            refused(await client.post(f"/api/v1/jobs/{job}/{verb}", json=body), 409, "lease_required")
+        assert (await client.get(f"/api/v1/jobs/{job}")).json()["status"] == "running"
+        done = await client.post(f"/api/v1/jobs/{job}/complete", json={"result": 1}, headers={"x-lease-token": token})
+        assert (done.status_code, done.json()["status"]) == (200, "completed")
+        refused(await client.post(f"/api/v1/jobs/{job}/complete", json={"result": 1}), 409, "lease_required")
 
 
 async def test_whoever_lost_a_job_changes_nothing(office: Office) -> None:
