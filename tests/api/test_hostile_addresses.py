@@ -19,7 +19,7 @@ from infrastructure.fetch import FetchLimits, SafeFetcher
 from infrastructure.outbound import OutboundPolicy
 from tests.api.sound import SOUND
 from tests.api.world import World, in_process, until
-from tests.faults.test_fetch import LOOPBACK, QUICK, Names
+from tests.faults.test_fetch import LOOPBACK, Names
 from tests.providers.stub import Reply, StubProvider, stub_provider
 
 FOUND = Reply(pieces=(SOUND,))
@@ -30,16 +30,12 @@ CLOSED = AddressRules()
 async def asking(
     world: World, stub: StubProvider, rules: AddressRules = CLOSED, names: Names | None = None, **limits: Any
 ) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    """A client of a server that may fetch from the web's ports and the stub's."""
+    """A client of a server that may fetch from the web's ports and the stub's. It is patient unless told otherwise."""
     policy = OutboundPolicy(rules, frozenset({80, 443, stub.port}), resolver=names or Names())
-    fetcher = SafeFetcher(policy, FetchLimits(**{**vars_of(QUICK), **limits}))
+    fetcher = SafeFetcher(policy, FetchLimits(**limits))
     async with in_process(world.app(fetcher=fetcher)) as client:
         yield client
     assert world.uploads == []
-
-
-def vars_of(limits: FetchLimits) -> dict[str, Any]:
-    return {name: getattr(limits, name) for name in ("connect", "first_byte", "idle", "total")}
 
 
 async def ask(client: httpx2.AsyncClient, url: str) -> tuple[int, dict[str, Any]]:
@@ -163,7 +159,7 @@ async def test_U7_of_fifty_at_once_four_are_fetched_sixteen_wait_and_the_rest_is
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as sink:
         stub = StubProvider(port=sink.sockets[0].getsockname()[1])
-        async with asking(world, stub, LOOPBACK, first_byte=5.0) as client:
+        async with asking(world, stub, LOOPBACK) as client:
             asked = [asyncio.create_task(ask(client, f"http://127.0.0.1:{stub.port}/")) for _ in range(50)]
             await until(lambda: sum(task.done() for task in asked) == 30 and here == 4)
             go_on.set()
