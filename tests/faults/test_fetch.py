@@ -42,7 +42,7 @@ class Names:
 
 
 def fetcher(
-    stub: StubProvider, rules: AddressRules = LOOPBACK, limits: FetchLimits = QUICK, names: Names | None = None
+    stub: StubProvider, rules: AddressRules = LOOPBACK, limits: FetchLimits | None = None, names: Names | None = None
 ) -> SafeFetcher:
     return SafeFetcher(OutboundPolicy(rules, frozenset({stub.port}), resolver=names or Names()), limits)
 
@@ -143,7 +143,7 @@ async def test_every_refusal_reads_the_same(target: Path) -> None:
             "http://127.0.0.1:1/",
         ]
         refusals = [await failure(closed, url, target) for url in urls]
-        nobody_there = SafeFetcher(OutboundPolicy(LOOPBACK, frozenset({1})), QUICK)
+        nobody_there = SafeFetcher(OutboundPolicy(LOOPBACK, frozenset({1})))
         refusals.append(await failure(nobody_there, "http://127.0.0.1:1/", target))
     assert {(type(refusal), str(refusal), str(refusal.details)) for refusal in refusals} == {
         (UrlNotAllowed, str(UrlNotAllowed()), "{}")
@@ -243,12 +243,12 @@ async def test_what_comes_too_slowly_ends_in_time(
     async with stub_provider(Reply(pieces=pieces)) as stub:
         began = time.monotonic()
         assert isinstance(await failure(fetcher(stub, limits=limits), url_of(stub), target), DeadlineExceeded)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
 
 
 async def test_a_server_that_says_nothing_at_all_ends_in_time(target: Path) -> None:
     async with stub_provider(Reply(0, pieces=(None,))) as stub:
-        assert isinstance(await failure(fetcher(stub), url_of(stub), target), DeadlineExceeded)
+        assert isinstance(await failure(fetcher(stub, limits=QUICK), url_of(stub), target), DeadlineExceeded)
 
 
 async def test_few_at_once_some_wait_and_the_rest_is_sent_away(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ async def test_whatever_it_answers_is_told_and_followed_nowhere(status: int) -> 
     [
         (Reply(status=0, pieces=(None,)), DeadlineExceeded),
         (Reply(headers={"content-length": "9"}, pieces=(b"o", None)), DeadlineExceeded),
-        (Reply(headers=JSON, pieces=(b"o", *((0.05, b"o") * 50))), DeadlineExceeded),
+        (Reply(headers=JSON, pieces=(b"o", *((0.05, b"o") * 200))), DeadlineExceeded),
         (Reply(status=0), DownloadFailed),
     ],
     ids=["hangs", "hangs in its answer", "drips", "hangs up"],
@@ -64,7 +64,7 @@ async def test_a_receiver_that_does_not_answer_is_left_in_time(reply: Reply, kin
         began = time.monotonic()
         with pytest.raises(kind):
             await sender(stub, seconds=0.4).send(url_of(stub), HEADERS, BODY)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5
 
 
 async def test_of_an_endless_answer_only_the_beginning_is_read() -> None:

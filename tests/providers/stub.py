@@ -4,13 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infrastructure.providers.entry import Patience, ProviderEntry
 
 KEY = "sk-canary-0123456789"
-QUICK = Patience(connect=2.0, first_byte=0.3, idle=0.3, total=10.0, tries=3, backoff=0.001)
+PATIENT = Patience(connect=10.0, first_byte=10.0, idle=10.0, total=30.0, tries=3, backoff=0.001)
+# For those who wait for silence to be noticed, and nobody else: a busy machine pauses as long.
+QUICK = replace(PATIENT, first_byte=0.3, idle=0.3)
 
 
 @dataclass
@@ -50,7 +52,7 @@ class StubProvider:
 
     def entry(self, **changes: Any) -> ProviderEntry:
         """This provider as it would be configured."""
-        values = {"name": "stub", "base_url": f"http://127.0.0.1:{self.port}/v1", "key": KEY, "patience": QUICK}
+        values = {"name": "stub", "base_url": f"http://127.0.0.1:{self.port}/v1", "key": KEY, "patience": PATIENT}
         return ProviderEntry(**{**values, **changes})
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -33,6 +33,7 @@ from tests.providers.stub import (
     DONE,
     HELLO,
     KEY,
+    PATIENT,
     QUICK,
     SSE,
     Reply,
@@ -153,25 +154,25 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for() -> None:
     async with stub_provider(failing(503, retry_after="30")) as stub:
         began = time.monotonic()
         with pytest.raises(Overloaded):
-            await collect(model_of(stub.entry()), replace(ASK, timeout_seconds=1.0))
-        assert time.monotonic() - began < 0.9
+            await collect(model_of(stub.entry()), replace(ASK, timeout_seconds=5.0))
+        assert time.monotonic() - began < 4.5
 
 
 async def test_silence_before_the_first_byte_ends_in_time_and_is_not_asked_twice() -> None:
     async with stub_provider(Reply(0, {}, (None,))) as stub:
-        assert isinstance(await failure_from(stub), DeadlineExceeded)
+        assert isinstance(await failure_from(stub, patience=QUICK), DeadlineExceeded)
         assert len(stub.requests) == 1
-        await asyncio.wait_for(stub.gone.wait(), 2)
+        await asyncio.wait_for(stub.gone.wait(), 20)
 
 
 async def test_silence_after_the_head_is_silence_before_the_first_byte() -> None:
     async with stub_provider(Reply(headers=SSE, pieces=(None,))) as stub:
-        assert isinstance(await failure_from(stub), DeadlineExceeded)
+        assert isinstance(await failure_from(stub, patience=QUICK), DeadlineExceeded)
 
 
 async def test_silence_in_the_middle_ends_the_answer_and_is_not_asked_again() -> None:
     async with stub_provider(Reply(headers=SSE, pieces=(delta("Hel"), None))) as stub:
-        failure = await failure_from(stub)
+        failure = await failure_from(stub, patience=QUICK)
         assert isinstance(failure, ProviderError)
         assert "sent nothing" in str(failure)
         assert len(stub.requests) == 1
@@ -180,17 +181,17 @@ async def test_silence_in_the_middle_ends_the_answer_and_is_not_asked_again() ->
 async def test_a_slow_answer_that_keeps_coming_is_heard_to_its_end() -> None:
     pieces: list[bytes | float | None] = []
     for piece in (delta("Hel"), b": still here\n\n", delta("lo"), delta(finish="stop"), DONE):
-        pieces += [0.15, piece]
+        pieces += [0.3, piece]
     async with stub_provider(Reply(headers=SSE, pieces=tuple(pieces))) as stub:
-        assert await text_from(stub) == "Hello"
+        assert await text_from(stub, patience=replace(PATIENT, idle=1.0)) == "Hello"
 
 
 async def test_a_drip_without_end_is_cut_at_the_deadline_and_ends_with_length() -> None:
-    drip = tuple(piece for _ in range(40) for piece in (delta("x"), 0.05))
+    drip = tuple(piece for _ in range(400) for piece in (delta("x"), 0.05))
     async with stub_provider(Reply(headers=SSE, pieces=drip)) as stub:
         began = time.monotonic()
-        chunks = await collect(model_of(stub.entry()), replace(ASK, timeout_seconds=0.4))
-        assert time.monotonic() - began < 1.4
+        chunks = await collect(model_of(stub.entry()), replace(ASK, timeout_seconds=1.0))
+        assert time.monotonic() - began < 10
     finish = chunks[-1].finish
     assert finish is not None
     assert finish.reason is FinishReason.LENGTH
@@ -273,7 +274,7 @@ async def test_a_dead_provider_is_not_asked_any_more_until_it_has_had_time() -> 
     policy = BreakerPolicy(failures=2, cooldown=30.0)
     replies = [failing(500), failing(500), HELLO]
     async with stub_provider(*replies) as stub:
-        entry = stub.entry(breaker=policy, patience=replace(QUICK, tries=1))
+        entry = stub.entry(breaker=policy, patience=replace(PATIENT, tries=1))
         model = model_of(entry, clock)
         for _ in range(2):
             with pytest.raises(ProviderError):
@@ -281,7 +282,7 @@ async def test_a_dead_provider_is_not_asked_any_more_until_it_has_had_time() -> 
         began = time.monotonic()
         with pytest.raises(ProviderUnavailable) as caught:
             await collect(model)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 1
         assert caught.value.retry_after_seconds == 30.0
         assert len(stub.requests) == 2
         clock.advance(30.0)
@@ -300,15 +301,15 @@ async def test_a_hundred_calls_to_a_failing_provider_are_at_most_130_for_it() ->
 
 async def test_closing_the_answer_closes_the_connection() -> None:
     async with stub_provider(Reply(headers=SSE, pieces=(delta("H"), None))) as stub:
-        answer = model_of(stub.entry(patience=replace(QUICK, idle=30.0))).generate(ASK)
+        answer = model_of(stub.entry()).generate(ASK)
         assert (await anext(answer)).text == "H"
         await answer.aclose()
-        await asyncio.wait_for(stub.gone.wait(), 2)
+        await asyncio.wait_for(stub.gone.wait(), 20)
 
 
 async def test_abort_ends_every_answer_and_is_for_good() -> None:
     async with stub_provider(Reply(headers=SSE, pieces=(delta("H"), None))) as stub:
-        model = model_of(stub.entry(patience=replace(QUICK, idle=30.0)))
+        model = model_of(stub.entry())
         answer = model.generate(ASK)
         await anext(answer)
         waiting = asyncio.ensure_future(anext(answer))
@@ -318,12 +319,12 @@ async def test_abort_ends_every_answer_and_is_for_good() -> None:
             await waiting
         with pytest.raises(RequestCancelled):
             await collect(model)
-        await asyncio.wait_for(stub.gone.wait(), 2)
+        await asyncio.wait_for(stub.gone.wait(), 20)
 
 
 async def test_more_than_may_be_under_way_is_refused() -> None:
     async with stub_provider(Reply(headers=SSE, pieces=(delta("H"), None))) as stub:
-        model = model_of(stub.entry(max_in_flight=1, patience=replace(QUICK, idle=30.0)))
+        model = model_of(stub.entry(max_in_flight=1))
         first = model.generate(ASK)
         await anext(first)
         with pytest.raises(Overloaded):

@@ -42,7 +42,7 @@ from infrastructure.providers.events import MAX_ANSWER
 from infrastructure.providers.repository import ProvidedModels
 from infrastructure.providers.speech_model import ProvidedSpeechModel
 from tests.fakes.clock import FakeClock
-from tests.providers.stub import JSON, KEY, Reply, Request, StubProvider, failing, stub_provider, whole
+from tests.providers.stub import JSON, KEY, QUICK, Reply, Request, StubProvider, failing, stub_provider, whole
 
 SOUND = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(range(256)) * 2000
 TEXT = {"content-type": "text/plain; charset=utf-8"}
@@ -308,7 +308,6 @@ async def test_what_may_pass_is_tried_again_with_the_whole_recording(
         (whole({"error": {"message": f"Bearer {KEY}"}}), ProviderError),
         (Reply(headers=JSON, pieces=(b" " * (1 << 20),) * (MAX_ANSWER // (1 << 20) + 2)), BadResponse),
         (Reply(headers={**JSON, "content-length": "99"}, pieces=(b"{}",)), ProviderUnavailable),
-        (Reply(headers=JSON, pieces=(b"{", None)), DeadlineExceeded),
     ],
 )
 async def test_whatever_it_answers_has_a_name_and_shows_no_key(
@@ -321,6 +320,14 @@ async def test_whatever_it_answers_has_a_name_and_shows_no_key(
     assert type(caught.value) is kind
     assert KEY not in str(caught.value)
     assert "127.0.0.1" not in str(caught.value)
+
+
+@BOTH
+async def test_half_an_answer_and_then_silence_ends_in_time(shape: SpeechShape, reply: Reply, audio: Path) -> None:
+    del reply
+    async with stub_provider(Reply(headers=JSON, pieces=(b"{", None))) as stub:
+        with pytest.raises(DeadlineExceeded):
+            await collect(model_of(entry_of(stub, shape, patience=QUICK)), audio)
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_soon_not_asked(audio: Path) -> None:

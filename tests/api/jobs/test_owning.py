@@ -121,7 +121,7 @@ async def test_a_look_waits_for_the_end(office: Office) -> None:
     waiting = asyncio.create_task(office.get(f"/jobs/{job}", wait=5))
     await asyncio.sleep(0.05)
     await office.post(f"/jobs/{job}/complete", {"lease_token": token, "result": 1})
-    assert (await asyncio.wait_for(waiting, 2)).json()["status"] == "completed"
+    assert (await asyncio.wait_for(waiting, 20)).json()["status"] == "completed"
     refused(await office.get(f"/jobs/{job}", wait=31), 422, "validation_error")
 
 

@@ -116,7 +116,7 @@ async def test_a_job_that_comes_while_rules_are_set_is_held_to_them(
 
         setting = asyncio.create_task(allow(office, max_pending=1))
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await waiting(1)
                 asking = asyncio.create_task(office.post("/jobs", BODY))
                 await waiting(2)

@@ -100,7 +100,7 @@ async def test_a_hung_job_that_beats_is_reaped_at_its_deadline(kept_office: Offi
 async def test_of_five_hundred_who_wait_one_gets_the_job(kept_office: Office) -> None:
     office = kept_office
     waiting = [
-        asyncio.create_task(office.claim(worker_id=f"w-{number}", model_profiles=[PROFILE], wait_seconds=2))
+        asyncio.create_task(office.claim(worker_id=f"w-{number}", model_profiles=[PROFILE], wait_seconds=30))
         for number in range(500)
     ]
     desk = office.services.desk
@@ -109,8 +109,9 @@ async def test_of_five_hundred_who_wait_one_gets_the_job(kept_office: Office) ->
     job = await office.submit()
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     # 100 ms on a machine of its own; here the tests have their neighbours.
-    assert time.monotonic() - asked_at < 1.0
+    assert time.monotonic() - asked_at < 3
     assert [[one["id"] for one in task.result()] for task in done] == [[job["id"]]]
+    desk.stop()
     answers = await asyncio.gather(*waiting)
     assert sorted(map(len, answers)) == [0] * 499 + [1]
     assert not desk._line

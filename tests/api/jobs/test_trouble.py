@@ -59,7 +59,7 @@ async def test_requests_wait_for_a_file_that_is_locked_and_give_up_in_words(
 ) -> None:
     path = tmp_path / "jobs.db"
     await asyncio.to_thread(lambda: path.write_bytes(migrated.read_bytes()))
-    database = SqliteDatabase(path, busy_timeout=0.3, spelling=with_test_clock(SQLITE))
+    database = SqliteDatabase(path, busy_timeout=1.0, spelling=with_test_clock(SQLITE))
     other = sqlite3.connect(path, isolation_level=None)
     async with office_on(database, world, tmp_path) as office:
         other.execute("BEGIN IMMEDIATE")
@@ -73,7 +73,7 @@ async def test_requests_wait_for_a_file_that_is_locked_and_give_up_in_words(
         for answer in await asyncio.gather(*(office.post("/jobs", BODY) for _ in range(20))):
             told_to_come_back(answer, "database_busy")
         # Everybody has waited once: those who came while the first waited are a group after it.
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5
         told_to_come_back(await office.post("/jobs/claim", {"worker_id": "w"}), "database_busy")
         other.execute("ROLLBACK")
         assert len(await office.claim()) == 3
@@ -84,7 +84,7 @@ async def test_requests_wait_for_a_file_that_is_locked_and_give_up_in_words(
 async def test_requests_wait_for_a_row_that_is_locked_and_give_up_in_words(
     world: World, postgres_schema: str, tmp_path: Path
 ) -> None:
-    bounds = Bounds(pool_size=4, lock=0.4, schema=postgres_schema)
+    bounds = Bounds(pool_size=4, lock=1.0, schema=postgres_schema)
     database = PostgresDatabase(POSTGRES_URL, bounds, spelling=with_test_clock(POSTGRES))
     other = await asyncpg.connect(POSTGRES_URL, server_settings={"search_path": postgres_schema})
     async with office_on(database, world, tmp_path) as office:

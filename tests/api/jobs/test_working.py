@@ -167,10 +167,10 @@ async def test_twenty_reports_at_once_are_one_change(office: Office) -> None:
 
 
 async def test_whoever_waits_is_given_a_job_as_soon_as_there_is_one(office: Office) -> None:
-    waiting = [asyncio.create_task(office.claim(worker_id=f"w-{n}", wait_seconds=5)) for n in range(3)]
+    waiting = [asyncio.create_task(office.claim(worker_id=f"w-{n}", wait_seconds=30)) for n in range(3)]
     await asyncio.sleep(0.05)
     job = await office.submit()
-    done, others = await asyncio.wait(waiting, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+    done, others = await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
     assert [[one["id"] for one in task.result()] for task in done] == [[job["id"]]]
     office.services.desk.stop()
     assert [await task for task in others] == [[], []]
