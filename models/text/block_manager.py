@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from itertools import takewhile
 
 from models.text.sequence import Sequence
 
@@ -29,12 +30,23 @@ class BlockManager:
       prefix are equal too. Content numbers are never used twice, so a child of forgotten content is never found.
     * A free block keeps its content until it is needed for something else, least recently freed first.
     * Only blocks that were granted are given out. `ask`, told how many more are wanted, answers how many may be had.
+    * Where a text leaves a known one in the middle of a block, it goes on in a copy, which `copy` makes at once, from
+      the first of its blocks to the second. Of several such blocks the newest with the same first token is looked at.
     """
 
     def __init__(
-        self, num_blocks: int, block_size: int, *, granted: int | None = None, ask: Callable[[int], int] | None = None
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        granted: int | None = None,
+        ask: Callable[[int], int] | None = None,
+        copy: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`granted` of the blocks can be used from the start: all of them, if it is None."""
+        """`granted` of the blocks can be used from the start: all of them, if it is None.
+
+        `copy` is None where a text may be read anew in whole blocks only.
+        """
         self.block_size = block_size
         self._blocks = [_Block() for _ in range(num_blocks)]
         start = num_blocks if granted is None else min(granted, num_blocks)
@@ -42,7 +54,10 @@ class BlockManager:
         self._withheld = list(range(start, num_blocks))
         self._untouched = set(range(num_blocks))
         self._ask = ask
+        self._copy = copy
         self._by_key: dict[Key, int] = {}
+        # The newest block by the content before it and its first token.
+        self._newest: dict[tuple[int, int], int] = {}
         self._content_numbers = itertools.count(_ROOT + 1)
 
     @property
@@ -82,18 +97,36 @@ class BlockManager:
         return -(-tokens // self.block_size)
 
     def match_prefix(self, sequence: Sequence) -> None:
-        """Give a fresh sequence the cached blocks of its prefix; its last token is always computed anew."""
+        """Give a fresh sequence what the cache has of its prefix; its last token is always computed anew."""
         assert not sequence.blocks
         parent = _ROOT
         for end in range(self.block_size, len(sequence.ids), self.block_size):
             block = self._by_key.get((parent, tuple(sequence.ids[end - self.block_size : end])))
             if block is None:
                 break
-            self._blocks[block].users += 1
-            self._free.pop(block, None)
+            self._hold(block)
             sequence.blocks.append(block)
             parent = self._blocks[block].content
         sequence.computed = len(sequence.blocks) * self.block_size
+        if self._copy is not None:
+            self._match_part(sequence, parent, self._copy)
+
+    def _match_part(self, sequence: Sequence, parent: int, copy: Callable[[int, int], None]) -> None:
+        """Go on in a copy of the block that begins as the sequence does after what it has, as far as they are alike."""
+        start = sequence.computed
+        source = self._newest.get((parent, sequence.ids[start]))
+        if source is None:
+            return
+        key = self._blocks[source].key
+        assert key is not None
+        own = sequence.ids[start : min(start + self.block_size, len(sequence.ids) - 1)]
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(key[1], own, strict=False)))
+        # Held, or it might be the free block that is taken for the copy.
+        self._hold(source)
+        if alike and self.grow(sequence, start + alike):
+            copy(source, sequence.blocks[-1])
+            sequence.computed = start + alike
+        self._let_go(source)
 
     def has_free(self, count: int) -> bool:
         """Whether `count` blocks are free, or can be had."""
@@ -152,20 +185,27 @@ class BlockManager:
             if (index and parent == _ROOT) or key in self._by_key:
                 return
             record.key, record.content = key, next(self._content_numbers)
-            self._by_key[key] = sequence.blocks[index]
+            self._by_key[key] = self._newest[parent, key[1][0]] = sequence.blocks[index]
 
     def release(self, sequence: Sequence) -> None:
         """Give back all blocks of a sequence, its tail first, so that prefixes outlive their continuations."""
         for block in reversed(sequence.blocks):
-            record = self._blocks[block]
-            record.users -= 1
-            assert record.users >= 0
-            if record.users == 0:
-                self._free[block] = None
-                if record.key is None:
-                    self._free.move_to_end(block, last=False)
+            self._let_go(block)
         sequence.blocks.clear()
         sequence.computed = 0
+
+    def _hold(self, block: int) -> None:
+        self._blocks[block].users += 1
+        self._free.pop(block, None)
+
+    def _let_go(self, block: int) -> None:
+        record = self._blocks[block]
+        record.users -= 1
+        assert record.users >= 0
+        if record.users == 0:
+            self._free[block] = None
+            if record.key is None:
+                self._free.move_to_end(block, last=False)
 
     def drop_cached(self) -> int:
         """Forget the content of all free blocks; tells how many had any."""
@@ -177,7 +217,10 @@ class BlockManager:
     def _forget(self, block: int) -> None:
         record = self._blocks[block]
         if record.key is not None:
+            parent, ids = record.key
             del self._by_key[record.key]
+            if self._newest.get((parent, ids[0])) == block:
+                del self._newest[parent, ids[0]]
         record.key, record.content = None, _ROOT
 
     def check(self, sequences: Ids[Sequence]) -> None:
@@ -194,3 +237,7 @@ class BlockManager:
             assert record.users == users[number], f"block {number}: {record.users} users, {users[number]} seen"
             assert (record.users == 0) == (number in self._free), f"block {number} is free and used, or neither"
         assert all(self._blocks[block].key == key for key, block in self._by_key.items())
+        for (parent, first), block in self._newest.items():
+            key = self._blocks[block].key
+            assert key is not None
+            assert (parent, first) == (key[0], key[1][0])

@@ -55,16 +55,26 @@ class CacheMemory:
     copied to grow and to shrink: granted blocks take memory at once, and are the first ones at any time.
     """
 
-    def __init__(self, cache: KVCache, promised_tokens: int, wanted_tokens: int, budget: CacheBudget | None) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        promised_tokens: int,
+        wanted_tokens: int,
+        budget: CacheBudget | None,
+        *,
+        copies_parts: bool = False,
+    ) -> None:
         """`wanted_tokens` are granted at once if there is room and that takes no memory yet.
 
+        With `copies_parts`, texts that are alike as far as the middle of a block share that much.
         Without a budget all of the cache is granted. Raises RuntimeError where there is no memory for what is promised.
         """
         self._cache = cache
         self._budget = budget
         size = cache.block_size
         promised = None if self._budget is None else -(-promised_tokens // size)
-        self.blocks = BlockManager(cache.tokens // size, size, granted=promised, ask=self._more)
+        copy = cache.copy_block if copies_parts else None
+        self.blocks = BlockManager(cache.tokens // size, size, granted=promised, ask=self._more, copy=copy)
         self._promised = self._booked = self.blocks.num_granted
         self._awaits = self._is_full = False
         cache.resize(self.blocks.num_granted)

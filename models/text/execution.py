@@ -33,7 +33,8 @@ def block_size_for(loaded: LoadedWeights) -> int:
 def reads_alike(loaded: LoadedWeights) -> bool:
     """Whether a token gets the same logits, to the last bit, however many tokens of its text a step reads.
 
-    Only the native kernels promise that: elsewhere guesses that a step checks could change a greedy answer.
+    Only the native kernels promise that: elsewhere a greedy answer could change by guesses that a step checks, or by
+    how much of a prompt had been read for another.
     """
     return isinstance(loaded.model, NativeDecoder)
 

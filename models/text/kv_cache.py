@@ -110,6 +110,12 @@ class KVCache:
                 if begin < end:
                     self._pages.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Put what block `source` holds in every layer into `target`. For the owner thread between two steps."""
+        size = self.block_size
+        for layer in self._layers:
+            layer[:, target * size : (target + 1) * size] = layer[:, source * size : (source + 1) * size]
+
     def addresses(self, layer: int) -> tuple[int, int]:
         """Where the keys and the values of a layer begin in memory, block after block."""
         return self._layers[layer][0].data_ptr(), self._layers[layer][1].data_ptr()

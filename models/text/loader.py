@@ -89,7 +89,8 @@ def load_text(
     context = min(num_ctx or _context_of(loaded.config), cache.tokens)
     runner = runner_for(loaded, cache, device, limits=limits, context=context, threads=threads)
     promised = num_ctx or min(context, PROMISED_TOKENS)
-    cache_memory = CacheMemory(cache, promised, limits.max_running * _TOKENS_PER_SEQUENCE, budget)
+    wanted = limits.max_running * _TOKENS_PER_SEQUENCE
+    cache_memory = CacheMemory(cache, promised, wanted, budget, copies_parts=reads_alike(loaded))
     scheduler = Scheduler(cache_memory.blocks, limits)
     on_progress(LoadProgress("warmup", 0, 1))
     _warm_up(spec, loaded, runner, scheduler, thread, is_exact=cache.dtype is torch.float32)

@@ -9,7 +9,7 @@ from domain.generation import SamplingParams
 from domain.model import WeightFormat
 from models.text import weights
 from models.text.block_manager import BlockManager
-from models.text.execution import block_size_for, runner_for
+from models.text.execution import block_size_for, reads_alike, runner_for
 from models.text.kv_cache import KVCache
 from models.text.loader import heads_of
 from models.text.lookup import Lookup
@@ -67,7 +67,9 @@ class Bench:
             dtype=torch.bfloat16 if native else torch.float32,
             device=device,
         )
-        self.scheduler = Scheduler(BlockManager(blocks, block_size), limits)
+        self.scheduler = Scheduler(
+            BlockManager(blocks, block_size, copy=cache.copy_block if reads_alike(loaded) else None), limits
+        )
         self.runner = runner_for(loaded, cache, device, limits=limits, context=blocks * block_size, threads=2)
         self.sampler = Sampler()
         self.largest_step = 0

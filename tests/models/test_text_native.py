@@ -72,6 +72,23 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits_to_the_last_bit(tmp_path:
     assert torch.equal(logits[0], logits[2])
 
 
+@pytest.mark.parametrize("alike", [1, 16, 29, 40, 63])
+def test_what_another_prompt_had_in_common_is_not_read_again_and_changes_no_bit(alike: int, tmp_path: Path) -> None:
+    loaded = native(save_tiny(tmp_path / "model"))
+    other = [*PROMPTS[3][:alike], *(499 - token for token in PROMPTS[3][alike:])]
+    logits = []
+    for before in ((), (PROMPTS[3],)):
+        bench = Bench(loaded)
+        bench.run([bench.sequence(ids, 3) for ids in before])
+        sequence = bench.sequence(other, 1)
+        bench.scheduler.add(sequence)
+        while sequence.new_tokens == 0:
+            last = bench.step()
+        logits.append(last)
+    assert sequence.cached == alike
+    assert torch.equal(logits[0], logits[1])
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 9, 130])
 def test_products_of_whole_numbers_are_exact(rows: int) -> None:
     """Every row of activations is a row of whole numbers up to 127, so rounding loses nothing."""

@@ -29,15 +29,19 @@ class ServingMachine(RuleBasedStateMachine):
         chunk=st.sampled_from([4, 6, 8]),
         guesses=st.sampled_from([0, 1, 5, 32]),
         memory=st.sampled_from([2, 3, 100]),
+        parts=st.booleans(),
     )
-    def build(self, blocks: int, running: int, chunk: int, guesses: int, memory: int) -> None:
+    def build(self, blocks: int, running: int, chunk: int, guesses: int, memory: int, parts: bool) -> None:
         self.limits = Limits(max_running=running, max_prefill_tokens=chunk * 2, chunk=chunk, guesses=guesses)
         self.memory = memory
-        self.scheduler = Scheduler(BlockManager(blocks, BLOCK), self.limits)
+        self.scheduler = Scheduler(BlockManager(blocks, BLOCK, copy=self.copy if parts else None), self.limits)
         self.capacity = blocks * BLOCK
         self.cache: dict[int, list[int | None]] = {block: [None] * BLOCK for block in range(blocks)}
         self.sequences: list[Sequence] = []
         self.steps_without_progress = 0
+
+    def copy(self, source: int, target: int) -> None:
+        self.cache[target] = list(self.cache[source])
 
     @rule(
         prefix=st.sampled_from([[1, 2, 3, 4] * 2, [1, 2, 3, 4, 5, 5, 5, 5], [5, 5, 5, 5] * 2]),
@@ -226,6 +230,39 @@ def test_a_step_scores_only_so_many_tokens_of_prompts_and_lets_others_read_besid
             if work.samples:
                 scheduler.finish(work.sequence, FinishReason.LENGTH)
     assert counts == {0: [12, 12, 6], 1: [30], 2: [12, 12, 6]}
+
+
+def test_a_text_goes_on_in_a_copy_where_it_leaves_a_known_one_in_the_middle_of_a_block() -> None:
+    copies: list[tuple[int, int]] = []
+    blocks = BlockManager(3, BLOCK, copy=lambda source, target: copies.append((source, target)))
+    scheduler = Scheduler(blocks, Limits(max_running=1, max_prefill_tokens=64, chunk=8))
+
+    def read(*ids: int) -> tuple[int, int]:
+        """How many tokens were known, and how many had to be read."""
+        sequence = Sequence(0, list(ids), GREEDY, 1, frozenset(), 0.0)
+        scheduler.add(sequence)
+        step = scheduler.schedule()
+        scheduler.complete(step)
+        scheduler.finish(sequence, None)
+        return sequence.cached, step.tokens
+
+    assert read(1, 2, 3, 4, 5, 6, 7, 8) == (0, 8)
+    assert read(1, 2, 3, 4, 5, 6, 9) == (6, 1)
+    assert copies == [(1, 2)]
+    # Alike to its end: the last token is read, or there would be nothing to go on from.
+    assert read(1, 2, 3, 4, 5, 6, 7) == (6, 1)
+    assert read(1, 2, 9) == (2, 1)
+    assert read(9, 2, 3) == (0, 3)
+    # Everything is in use but for the block that is to be copied: it is not taken for its own copy.
+    running = Sequence(1, [1, 2, 3, 4, 1, 1, 1, 1], GREEDY, 4, frozenset(), 0.0)
+    scheduler.add(running)
+    scheduler.schedule()
+    blocks.check([running])
+    assert blocks.num_free == 1
+    late = Sequence(2, [1, 2, 3, 4, 5, 6, 9], GREEDY, 1, frozenset(), 0.0)
+    blocks.match_prefix(late)
+    assert late.computed == BLOCK
+    blocks.check([running, late])
 
 
 def test_a_finished_sequence_tells_why() -> None:
