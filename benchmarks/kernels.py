@@ -25,12 +25,12 @@ from torch import nn  # noqa: E402
 
 from benchmarks.table import table  # noqa: E402
 from ingle.bootstrap import usable_cores  # noqa: E402
+from models.text.kernel_choice import cpu_has_bfloat16, int8_products_are_exact  # noqa: E402
 from models.text.linear import Int8Linear, quantize_rows  # noqa: E402
 from models.text.native.arena import Arena  # noqa: E402
 from models.text.native.library import why_not  # noqa: E402
 from models.text.native.product import Product, room_of  # noqa: E402
 from models.text.native.team import Team  # noqa: E402
-from models.text.placement import cpu_has_bfloat16, int8_products_are_exact  # noqa: E402
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FEW_ROWS = (1, 8, 16, 512)

@@ -26,7 +26,7 @@ from models.speech.engine import WhisperEngine
 from models.speech.options import EngineOptions as SpeechOptions
 from models.speech_loads import SpeechLoads, SpeechPolicy
 from models.store import InstalledModel, ModelStore
-from models.text import weights
+from models.text import kernel_choice, weights
 from models.text.cache_memory import CacheUse, sum_of
 from models.text.engine import TextEngine
 from models.text.loader import EngineOptions
@@ -211,6 +211,7 @@ class OptimizedModelRepository:
 
         Names that are not installed, or cannot be loaded, are left for the request that asks for them, which hears why.
         """
+        kernel_choice.measured()
         for name in names:
             try:
                 installed = self._store.find(name)

@@ -11,8 +11,8 @@ import torch
 
 from application.ports import SystemInfo
 from models import device
+from models.text import kernel_choice
 from models.text.native.library import why_not
-from models.text.placement import cpu_has_bfloat16, int8_products_are_exact
 
 _CPUINFO = Path("/proc/cpuinfo")
 # What the kernels ask for; a processor has a hundred more flags that nobody here reads.
@@ -58,13 +58,13 @@ class MachineProbe:
 
     @cached_property
     def _kernels(self) -> dict[str, str]:
-        if int8_products_are_exact():
-            text = "int8 rows: products are exact here, and a byte a weight is what decoding waits for; "
-            text += f"PyTorch's layers: {why_not()}" if why_not() else "native layers for the families that they know"
-        elif cpu_has_bfloat16():
-            text = "bfloat16: int8 products would saturate without VNNI"
-        else:
-            text = "float32: this processor has neither VNNI nor bfloat16"
+        choice = kernel_choice.chosen()
+        text = choice.reason
+        if choice.precision.int8:
+            layers = f"PyTorch's layers: {why_not()}" if why_not() else "native layers for the families that they know"
+            text = f"{text}; {layers}"
+        times = ", ".join(f"{name} {1000 * taken:.2g}" for name, taken in kernel_choice.measured().items())
+        text = f"{text}. Products of {kernel_choice.SHAPE} here, ms: {times}"
         wide = "bfloat16, or float16 on a card that lacks it"
         return {"cpu": text, "cuda": wide if torch.cuda.is_available() else "no CUDA device"}
 

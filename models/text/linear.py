@@ -5,7 +5,6 @@ token's result does not depend on its neighbours, and one outlier spoils only it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,14 +13,6 @@ _ZERO_POINT = 128
 # Where a row is all zeros its scale must not be: 0 / 0 is not 0.
 _TINY = 1e-12
 _ROUNDING = torch.tensor(_ZERO_POINT + 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class KernelChoice:
-    """Which kernel a model uses, and why, for people."""
-
-    name: str
-    reason: str
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

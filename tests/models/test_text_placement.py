@@ -4,18 +4,39 @@ import pytest
 
 from domain.errors import DeviceNotAvailable, InvalidRequest
 from domain.model import LoadOptions
-from models.text.placement import cpu_has_bfloat16, int8_products_are_exact, place_text
+from models.text.kernel_choice import PRECISIONS, choice_by, chosen, int8_products_are_exact, measured
+from models.text.placement import place_text
 
 EXACT = int8_products_are_exact()
 
 
-def test_what_nobody_wishes_is_chosen_by_what_the_processor_can_do() -> None:
+def test_what_nobody_wishes_is_what_was_chosen_for_this_processor() -> None:
     placement = place_text(LoadOptions(device="cpu"))
-    if EXACT:
-        assert (placement.quantization, placement.dtype) == ("int8", "float32")
-    else:
-        assert (placement.quantization, placement.dtype) == ("none", "bfloat16" if cpu_has_bfloat16() else "float32")
-    assert placement.kernel
+    assert (placement.precision, placement.kernel) == (chosen().precision, chosen().reason)
+    assert place_text(LoadOptions(device="cpu", quantization="none")).precision == chosen(int8=False).precision
+
+
+def test_everything_that_this_processor_can_do_is_measured() -> None:
+    assert [name for name in PRECISIONS if name in measured()] == list(measured())
+    assert ("int8" in measured()) == EXACT
+    assert all(taken > 0 for taken in measured().values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name"),
+    [
+        ({"int8": 1.0, "bfloat16": 3.0, "float32": 6.0}, "int8"),
+        ({"int8": 1.0, "bfloat16": 0.7, "float32": 6.0}, "int8"),
+        ({"int8": 1.0, "bfloat16": 0.6, "float32": 0.5}, "float32"),
+        ({"bfloat16": 9.0, "float32": 3.0}, "float32"),
+        ({"float32": 3.0}, "float32"),
+    ],
+)
+def test_the_first_of_the_ladder_is_left_only_for_one_that_is_clearly_quicker(
+    seconds: dict[str, float], name: str
+) -> None:
+    assert choice_by(seconds).name == name
+    assert name in choice_by(seconds).reason
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
