@@ -35,7 +35,7 @@ def test_the_memory_of_a_model_comes_back_every_time(server: Server) -> None:
         for _ in range(2):
             loaded = client.post("/load-model", json={"model_id": MODEL}).raise_for_status().json()
             answer = client.post("/generate", json={"model": MODEL, "prompt": "Count to ten.", "max_tokens": 16})
-            assert answer.raise_for_status().json()["eval_count"] == 16
+            assert answer.raise_for_status().json()["eval_count"] > 0
             in_use = resident_bytes(server)
             assert in_use - before > 400 * MB
             assert loaded["memory_bytes"] > 400 * MB
