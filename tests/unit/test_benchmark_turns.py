@@ -7,10 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.endpoint import Endpoint
 from benchmarks.figures import Decoding, Figures
 from benchmarks.plan import Plan, Question, What
+from benchmarks.prompts import Prompts
 from benchmarks.text import FULL, QUICK, take_turns
-from benchmarks.turns import BARE, OURS, Spread, quotient, ratios, rotated, schedule, spread_of, values, with_floor
+from benchmarks.turns import (
+    BARE,
+    OURS,
+    Spread,
+    Target,
+    quotient,
+    ratios,
+    rotated,
+    schedule,
+    spread_of,
+    values,
+    with_floor,
+)
+from benchmarks.unserved import GENERATE, GENERATE_BATCH, Package
+from benchmarks.worker import Worker
 
 PEER = "peer"
 
@@ -144,3 +160,19 @@ def test_each_target_answers_once_for_nothing_before_the_turns_begin(capsys: pyt
     decoding = [turn for turn in turns if BARE in turn]
     assert {figures.floor_seconds for turn in decoding for figures in turn.values()} == {0.5}
     assert "round 1 of 1: decoding, streams: 1: ingle, peer, package, bare loop of kernels" in capsys.readouterr().err
+
+
+def asked_of(target: Target) -> set[tuple[What, int]]:
+    return {(question.what, question.streams) for question in FULL.round() if target.takes(question)}
+
+
+def test_a_peer_of_few_streams_is_asked_for_no_more_and_has_no_health() -> None:
+    peer = Endpoint("peer", "http://127.0.0.1:9/v1", FULL, Prompts(len), max_streams=1)
+    kinds = {What.PROMPT, What.IDLE, What.MEMORY}
+    assert asked_of(peer) == {(What.DECODING, 1), *((kind, 0) for kind in kinds)}
+
+
+def test_a_package_is_asked_for_what_its_way_of_generating_can() -> None:
+    worker = Worker("benchmarks.packages")
+    assert asked_of(Package(GENERATE, worker, {})) == {(What.DECODING, 1), (What.DECODING, 8), (What.PROMPT, 0)}
+    assert asked_of(Package(GENERATE_BATCH, worker, {})) == {(What.DECODING, 8)}
