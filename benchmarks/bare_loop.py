@@ -21,21 +21,23 @@ from models.text.placement import Placement
 from models.text.weights import LoadedWeights
 
 _BUFFER_BYTES = 1 << 29
-_REPEATS = 8
+_REPEATS = 4
 
 
 def answer(question: Ask) -> Any:
-    """`{"model", "device", "streams": [n …], "prompt_tokens", "new_tokens"}` to rates, bytes and bandwidth."""
+    """One of two questions about `{"model", "device"}`, by its `do`.
+
+    `describe` gives `{"kernel", "weight_bytes"}`. `decode`, with `{"streams", "prompt_tokens", "new_tokens"}`, gives
+    `{"tokens_per_second", "floor_seconds"}`, measured one right after the other.
+    """
     loaded, placement = _load(question["model"], question["device"])
-    prompt_tokens, new_tokens = int(question["prompt_tokens"]), int(question["new_tokens"])
+    weight_bytes = product_bytes(loaded)
+    if question["do"] == "describe":
+        return {"kernel": placement.kernel, "weight_bytes": weight_bytes}
+    streams, prompt_tokens, new_tokens = (int(question[key]) for key in ("streams", "prompt_tokens", "new_tokens"))
     return {
-        "kernel": placement.kernel,
-        "weight_bytes": product_bytes(loaded),
-        "bytes_per_second": bandwidth(placement.device),
-        "tokens_per_second": {
-            str(streams): decode_rate(loaded, placement, int(streams), prompt_tokens, new_tokens)
-            for streams in question["streams"]
-        },
+        "floor_seconds": weight_bytes / bandwidth(placement.device),
+        "tokens_per_second": decode_rate(loaded, placement, streams, prompt_tokens, new_tokens),
     }
 
 

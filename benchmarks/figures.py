@@ -1,4 +1,4 @@
-"""From answers to figures, and from several rounds to one."""
+"""From answers to figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ class Decoding:
 
     `while_decoding` counts what came between the moment when the last stream had begun and the one when the first
     ended, None where no two moments of that kind exist (a server that answers one after the other); `end_to_end` counts
-    everything, from the first request to the end of the last answer.
+    everything, from the first request to the end of the last answer, None where there are no requests.
     """
 
     streams: int
     while_decoding: float | None
-    end_to_end: float
+    end_to_end: float | None
 
     @property
     def per_stream(self) -> float | None:
@@ -50,7 +50,7 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one target did in one round, or in the middle of several. Rates are tokens a second, sizes bytes."""
+    """What one target did in one turn. Rates are tokens a second, sizes bytes, times seconds."""
 
     prompt: float | None = None
     decoding: Mapping[int, Decoding] = field(default_factory=dict)
@@ -58,6 +58,8 @@ class Figures:
     busy: Waits | None = None
     health_p99: float | None = None
     rss: int | None = None
+    floor_seconds: float | None = None
+    """The least that a step of decoding could take in this turn; see `bare_loop`."""
 
 
 def decoding_of(answers: Sequence[Answer]) -> Decoding:
@@ -89,35 +91,3 @@ def undisturbed_step(intrusion: Intrusion) -> float:
         if not any(began < later and earlier < ended for began, ended in disturbed)
     ]
     return median(gaps)
-
-
-def middle(rounds: Sequence[Figures]) -> Figures:
-    """The median of each figure over rounds that measured the same."""
-    streams = rounds[0].decoding
-    return Figures(
-        prompt=_median_of([one.prompt for one in rounds]),
-        decoding={
-            count: Decoding(
-                count,
-                _median_of([one.decoding[count].while_decoding for one in rounds]),
-                median(one.decoding[count].end_to_end for one in rounds),
-            )
-            for count in streams
-        },
-        idle=_middle_waits([one.idle for one in rounds if one.idle is not None]),
-        busy=_middle_waits([one.busy for one in rounds if one.busy is not None]),
-        health_p99=_median_of([one.health_p99 for one in rounds]),
-        rss=max((one.rss for one in rounds if one.rss is not None), default=None),
-    )
-
-
-def _middle_waits(waits: Sequence[Waits]) -> Waits | None:
-    if not waits:
-        return None
-    steps = [one.step for one in waits if one.step is not None]
-    return Waits(median(one.p50 for one in waits), median(one.p99 for one in waits), median(steps) if steps else None)
-
-
-def _median_of(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return median(found) if found else None

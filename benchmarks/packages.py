@@ -17,20 +17,16 @@ from models import device as devices
 
 
 def answer(question: Ask) -> Any:
-    """`{"prompt": tokens a second or null, "decoding": {streams: [while decoding, end to end]}}`, tokens a second.
+    """One of three questions about `{"model", "device"}`, by its `do`; rates in tokens a second, lengths in tokens.
 
-    The question: `do` (generate or generate_batch), `model`, `device`, `streams` (a list), and in tokens
-    `prompt_tokens`, `long_prompt` and `new_tokens`.
+    `prompt`, with `{"long_prompt"}`, gives a rate. `generate` and `generate_batch`, with `{"streams", "prompt_tokens",
+    "new_tokens"}`, give `[while decoding, end to end]`.
     """
     model = _load(question["model"], question["device"])
+    if question["do"] == "prompt":
+        return _prompt_rate(model, int(question["long_prompt"]))
     measure = {"generate": _generate, "generate_batch": _generate_batch}[question["do"]]
-    prompt_tokens, new_tokens = int(question["prompt_tokens"]), int(question["new_tokens"])
-    return {
-        "prompt": _prompt_rate(model, int(question["long_prompt"])) if question["do"] == "generate" else None,
-        "decoding": {
-            str(streams): measure(model, int(streams), prompt_tokens, new_tokens) for streams in question["streams"]
-        },
-    }
+    return measure(model, *(int(question[key]) for key in ("streams", "prompt_tokens", "new_tokens")))
 
 
 @cache

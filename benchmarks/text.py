@@ -3,24 +3,28 @@
     python -m benchmarks.text [--quick] [--peer NAME=BASE_URL] [--packages transformers] [--json] [--check]
 
 A server is started for it and driven over HTTP by streaming clients that speak OpenAI's chat completions; they run on
-the same machine and share its cores. No two prompts begin alike, so a cache of prefixes has nothing to give. Rounds of
-all targets alternate, and every figure is the median over rounds. Give this machine to the benchmark alone.
+the same machine and share its cores. No two prompts begin alike, so a cache of prefixes has nothing to give.
+
+Targets take turns figure by figure: each of them answers the same question, seconds apart, and who is first changes
+from turn to turn. Every ratio (better by, over the floor, and the bars that are ratios) is the median of the ratios of
+turns, so that a machine which is quicker in one minute than in the next favours nobody; every other figure is the
+median of its own measurements. Give this machine to the benchmark alone.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Any
 
-from benchmarks.figures import Decoding, Figures, middle
+from benchmarks.endpoint import Endpoint, counter
+from benchmarks.plan import Plan
 from benchmarks.prompts import Prompts
-from benchmarks.report import GENERATE, GENERATE_BATCH, OURS, Bare, Measured, bars_of, render
+from benchmarks.report import Measured, as_json, bars_of, render
 from benchmarks.server import Server
-from benchmarks.targets import Plan, Target
+from benchmarks.turns import OURS, Target, Turn, schedule, with_floor
+from benchmarks.unserved import PACKAGED, BareLoop, Package, asks
 from benchmarks.worker import Worker
 
 MODEL = "qwen2.5-coder:0.5b"
@@ -33,70 +37,42 @@ BUSY_LOAD = 0.5
 def measure(
     plan: Plan, model: str, device: str, peers: Sequence[tuple[str, str]], peer_streams: int, *, packages: bool
 ) -> Measured:
-    """Everything, round by round. Raises RequestFailed, ServerFailed, WorkerFailed, httpx2.HTTPError."""
+    """Everything, turn by turn. Raises RequestFailed, ServerFailed, WorkerFailed, httpx2.HTTPError."""
     with ExitStack() as stack:
         # What guesses give depends on how often a text repeats itself; `benchmarks.lookup` measures that by itself.
         environment = {**os.environ, "INGLE_SPECULATION": "off"}
         server = stack.enter_context(Server("--preload", model, "--device", device, environment=environment))
         url = f"{server.url}/v1"
-        ours = stack.enter_context(Target(OURS, url, model))
-        servers = [stack.enter_context(Target(name, at, max_streams=peer_streams)) for name, at in peers]
-        transformers = stack.enter_context(Worker("benchmarks.packages")) if packages else None
+        prompts = Prompts(counter(url, model))
+        ours = Endpoint(OURS, url, plan, prompts, model, quick=True, health_url=f"{server.url}/health")
+        servers = [Endpoint(name, at, plan, prompts, max_streams=peer_streams) for name, at in peers]
+        for endpoint in (ours, *servers):
+            stack.enter_context(endpoint)
+        ask = asks(plan, model, device)
         # The kernels' threads wait as they do in the server, so that the two can be compared.
-        bare = stack.enter_context(Worker("benchmarks.bare_loop", GOMP_SPINCOUNT="1000"))
-        prompts = Prompts(ours.count)
-        found: dict[str, list[Figures]] = {}
-        rates: list[dict[str, Any]] = []
-        for number in range(1, plan.rounds + 1):
-            tell(f"round {number} of {plan.rounds}")
-            found.setdefault(OURS, []).append(ours.measure(plan, prompts, health_url=f"{server.url}/health"))
-            for peer in servers:
-                tell(f"  {peer.name}")
-                found.setdefault(peer.name, []).append(peer.measure(plan, prompts))
-            if transformers is not None:
-                for name, streams in ((GENERATE, (1, 8)), (GENERATE_BATCH, (8,))):
-                    tell(f"  transformers {name}")
-                    found.setdefault(name, []).append(ask_package(transformers, name, plan, model, device, streams))
-            rates.append(bare.ask(**question(plan, model, device, plan.streams)))
-    packaged = [GENERATE, GENERATE_BATCH] if packages else []
-    return Measured(
-        ours=middle(found[OURS]),
-        servers={peer.name: middle(found[peer.name]) for peer in servers},
-        packages={name: middle(found[name]) for name in packaged},
-        bare=middle_bare(rates),
-    )
+        bare = BareLoop(stack.enter_context(Worker("benchmarks.bare_loop", GOMP_SPINCOUNT="1000")), ask)
+        packaged = []
+        if packages:
+            transformers = stack.enter_context(Worker("benchmarks.packages"))
+            packaged = [Package(name, transformers, ask) for name in PACKAGED]
+        kernel, weight_bytes = bare.describe()
+        return Measured(
+            turns=list(take_turns(plan, [ours, *servers, *packaged, bare])),
+            servers=[peer.name for peer in servers],
+            packages=[package.name for package in packaged],
+            kernel=kernel,
+            weight_bytes=weight_bytes,
+        )
 
 
-def question(plan: Plan, model: str, device: str, streams: Sequence[int]) -> dict[str, Any]:
-    """What workers are asked."""
-    return {
-        "model": model,
-        "device": device,
-        "streams": list(streams),
-        "prompt_tokens": plan.prompt_tokens,
-        "long_prompt": plan.long_prompt,
-        "new_tokens": plan.new_tokens,
-    }
-
-
-def ask_package(worker: Worker, name: str, plan: Plan, model: str, device: str, streams: Sequence[int]) -> Figures:
-    """One round of transformers. Raises WorkerFailed."""
-    answer = worker.ask(do=name, **question(plan, model, device, streams))
-    decoding = {int(count): Decoding(int(count), *rates) for count, rates in answer["decoding"].items()}
-    return Figures(prompt=answer["prompt"], decoding=decoding)
-
-
-def middle_bare(rounds: Sequence[dict[str, Any]]) -> Bare:
-    """The best round: a floor and a bare loop are about what is possible."""
-    return Bare(
-        kernel=str(rounds[0]["kernel"]),
-        weight_bytes=int(rounds[0]["weight_bytes"]),
-        bytes_per_second=max(float(one["bytes_per_second"]) for one in rounds),
-        tokens_per_second={
-            int(streams): max(float(one["tokens_per_second"][streams]) for one in rounds)
-            for streams in rounds[0]["tokens_per_second"]
-        },
-    )
+def take_turns(plan: Plan, targets: Sequence[Target]) -> Iterator[Turn]:
+    """Each turn when it is over. Raises RequestFailed, WorkerFailed."""
+    for target in targets:
+        # For nothing: some load when they are first asked.
+        target.measure(next(question for question in plan.round() if target.takes(question)))
+    for number, question, order in schedule(plan, targets):
+        tell(f"round {number} of {plan.rounds}: {question}: {', '.join(target.name for target in order)}")
+        yield with_floor({target.name: target.measure(question) for target in order})
 
 
 def tell(line: str) -> None:
@@ -137,13 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.peer_streams,
         packages=bool(options.packages),
     )
-    bars = bars_of(measured)
-    if options.json:
-        verdicts = [{**asdict(bar), "holds": bar.holds} for bar in bars]
-        print(json.dumps({"measured": asdict(measured), "bars": verdicts}, indent=2))
-    else:
-        print(render(measured))
-    return 1 if options.check and not all(bar.holds for bar in bars) else 0
+    print(json.dumps(as_json(measured), indent=2) if options.json else render(measured))
+    return 1 if options.check and not all(bar.holds for bar in bars_of(measured)) else 0
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import Decoding, Figures, Waits, decoding_of, middle, undisturbed_step, waits_of
+from benchmarks.figures import Decoding, Figures, Waits, decoding_of, undisturbed_step, waits_of
 from benchmarks.load import Intrusion
 from benchmarks.prompts import Prompts
-from benchmarks.report import Bare, Measured, bars_of, render
+from benchmarks.report import Measured, as_json, bars_of, render
 from benchmarks.streaming import Answer, RequestFailed, chat_request, read_answer
 from benchmarks.text import main, named_url
+from benchmarks.turns import BARE, OURS, with_floor
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -110,11 +111,6 @@ def test_a_step_is_measured_between_the_questions() -> None:
     assert waits_of([question], 0.3).steps == pytest.approx(3.0)
 
 
-def test_rounds_become_their_median_and_what_is_missing_stays_missing() -> None:
-    rounds = [Figures(prompt=value, decoding={1: Decoding(1, None, value)}) for value in (1.0, 9.0, 2.0)]
-    assert middle(rounds) == Figures(prompt=2.0, decoding={1: Decoding(1, None, 2.0)})
-
-
 def test_prompts_have_the_wanted_length_and_never_begin_alike() -> None:
     def count(text: str) -> int:
         return 30 + len(text.split())
@@ -125,15 +121,25 @@ def test_prompts_have_the_wanted_length_and_never_begin_alike() -> None:
     assert len({prompt[:60] for prompt in made}) == 50
 
 
-def measured(rate: float) -> Measured:
-    ours = Figures(
-        prompt=1000.0,
-        decoding={count: Decoding(count, rate, rate) for count in (1, 8)},
-        busy=Waits(0.2, 0.3, 0.05),
-        health_p99=0.02,
-    )
-    peer = Figures(prompt=200.0, decoding={count: Decoding(count, 50.0, 50.0) for count in (1, 8)})
-    return Measured(ours, {"peer": peer}, {}, Bare("int8", 1000, 1e6, {1: 100.0, 8: 100.0}))
+def measured(*rates: float) -> Measured:
+    """A turn of each kind for each rate that was ours; the peer decodes at 50 and the bare loop at 100."""
+    turns = []
+    for rate in rates:
+        for streams in (1, 8):
+            decoding = {
+                name: Figures(decoding={streams: Decoding(streams, one, one)})
+                for name, one in ((OURS, rate), ("peer", 50.0))
+            }
+            bare = Figures(decoding={streams: Decoding(streams, 100.0, None)}, floor_seconds=0.004)
+            turns.append(with_floor({**decoding, BARE: bare}))
+        turns.append({OURS: Figures(prompt=1000.0), "peer": Figures(prompt=200.0)})
+        turns.append({OURS: Figures(busy=Waits(0.2, 0.3, 0.05))})
+        turns.append({OURS: Figures(health_p99=0.02)})
+    return Measured(turns, ["peer"], [], "int8", 1_000_000)
+
+
+def lines_of(found: Measured) -> dict[str, str]:
+    return {line.split("|")[1].strip(): line for line in render(found).splitlines() if "|" in line}
 
 
 def test_only_bars_that_the_run_can_judge_are_judged() -> None:
@@ -157,9 +163,36 @@ def test_a_missed_bar_shows() -> None:
 
 
 def test_times_improve_downwards_and_rates_upwards() -> None:
-    lines = {line.split("|")[1].strip(): line for line in render(measured(100.0)).splitlines() if "|" in line}
+    lines = lines_of(measured(100.0))
     assert "2.00 x" in lines["8 streams: sum while decoding, tok/s"]
     assert "2.00 x" in lines["8 streams: step, ms"]
+    assert "2.00 x" in lines["8 streams: step over the memory floor"]
+
+
+def test_a_step_is_held_against_the_floor_of_its_turn() -> None:
+    # 8 tokens at 100 a second take 80 ms, 20 times the floor.
+    assert "| 20.00 |" in lines_of(measured(100.0))["8 streams: step over the memory floor"]
+
+
+def test_a_bar_is_judged_by_the_median_of_its_turns_and_shows_the_others() -> None:
+    bar = next(bar for bar in bars_of(measured(40.0, 110.0, 105.0)) if bar.text == "decode at 8 streams ÷ peer")
+    assert (bar.value, bar.lowest, bar.highest, bar.turns) == (2.1, 0.8, 2.2, 3)
+    assert bar.holds
+
+
+def test_waiting_in_steps_is_paired_within_a_round() -> None:
+    turns = [{OURS: Figures(busy=Waits(p50, p50, step))} for p50, step in ((0.3, 0.1), (0.4, 0.2), (0.8, 0.1))]
+    found = Measured([*measured(100.0).turns, *turns], [], [], "int8", 1)
+    assert next(bar for bar in bars_of(found) if "in steps" in bar.text).value == pytest.approx(3.5)
+
+
+def test_machines_can_read_all_of_it() -> None:
+    read = json.loads(json.dumps(as_json(measured(80.0, 100.0, 100.0))))
+    assert {bar["text"]: bar["holds"] for bar in read["bars"]}["decode at 8 streams ÷ peer"]
+    rows = {row["heading"]: row for row in read["rows"]}
+    better = rows["8 streams: step, ms"]["better_by"]["peer"]
+    assert better == {"median": 2.0, "lowest": 1.6, "highest": 2.0, "turns": 3}
+    assert len(read["measured"]["turns"]) == 15
 
 
 def test_a_peer_is_a_name_and_an_address(capsys: pytest.CaptureFixture[str]) -> None:
