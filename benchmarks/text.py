@@ -3,7 +3,8 @@
     python -m benchmarks.text [--quick] [--peer NAME=BASE_URL] [--packages transformers] [--json] [--check]
 
 A server is started for it and driven over HTTP by streaming clients that speak OpenAI's chat completions; they run on
-the same machine and share its cores. No two prompts begin alike, so a cache of prefixes has nothing to give.
+the same machine and share its cores. No two prompts begin alike but for the chat template's opening, which
+caches of prefixes keep.
 
 Targets take turns figure by figure: each of them answers the same question, seconds apart, and who is first changes
 from turn to turn. Every ratio (better by, over the floor, and the bars that are ratios) is the median of the ratios of
