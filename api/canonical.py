@@ -5,6 +5,9 @@ from hashlib import sha256
 from typing import Any
 
 from application.job_handlers import Weighed
+from domain.json_text import in_pieces
+
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def weighed(value: Any) -> Weighed:
@@ -12,8 +15,12 @@ def weighed(value: Any) -> Weighed:
 
     Raises ValueError or TypeError for what JSON cannot say: NaN, infinities, lone surrogates, other types.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return Weighed(len(text), sha256(text).hexdigest())
+    size, digest = 0, sha256()
+    for piece in in_pieces(value, _ENCODE, sort_keys=True):
+        text = piece.encode()
+        size += len(text)
+        digest.update(text)
+    return Weighed(size, digest.hexdigest())
 
 
 def canonical_sha256(value: Any) -> str:

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from application.job_handlers import JobDone, JobHandler, Weigh, failure_of
+from application.off_loop import off_loop
 from domain.errors import IngleError, RequestCancelled, ServerDraining
 from domain.job import Job
 from domain.job_repository import Complete, Fail, Heartbeat, Release
@@ -59,7 +61,7 @@ class HeldJob:
             self.why, self._reason = why, reason
             self._work.cancel()
 
-    def report(self, weigh: Weigh, most: int) -> Complete | Fail | Release | None:
+    async def report(self, weigh: Weigh, most: int) -> Complete | Fail | Release | None:
         """What is to be written of the ended work, its result of at most `most` bytes.
 
         None where the job is somebody else's by now.
@@ -69,7 +71,7 @@ class HeldJob:
         if not self._work.cancelled():
             error = self._work.exception()
             if error is None:
-                return self._done(self._work.result(), weigh, most)
+                return await self._done(self._work.result(), weigh, most)
             if not isinstance(error, Exception):
                 raise error
             if not isinstance(error, IngleError):
@@ -84,10 +86,10 @@ class HeldJob:
             case _:
                 return Release(reason=self._reason or "the work was ended from outside")
 
-    def _done(self, done: JobDone, weigh: Weigh, most: int) -> Complete | Fail:
+    async def _done(self, done: JobDone, weigh: Weigh, most: int) -> Complete | Fail:
         """The report of a result, which wins over a cancel that was only asked for, if it can be kept."""
         try:
-            weighed = weigh(done.result)
+            weighed = await off_loop(done.result, partial(weigh, done.result))
         except (ValueError, TypeError) as error:
             self._log_mistake(error)
             return failure_of(error)

@@ -229,7 +229,7 @@ class Worker:
 
     async def _run(self, held: HeldJob) -> Settled | None:
         await held.end()
-        report = held.report(self._weigh, self._options.result_bytes)
+        report = await held.report(self._weigh, self._options.result_bytes)
         if report is None:
             return None
         held.settling = True
