@@ -159,13 +159,18 @@ class SqlJobRepository:
         return replace(settled, job=await read_out(settled.job))
 
     async def _settle_all(self, reports: Sequence[Report]) -> Sequence[Settled | IngleError]:
-        return await self._database.write(lambda c: self._settling.settle(c, reports), repeatable=True)
+        settle = partial(self._settling.settle, reports=reports)
+        if all(one.settlement.lease_token is not None for one in reports):
+            # Who comes again is known by the token.
+            return await self._database.write(settle, repeatable=True)
+        once: OneChange[Settled] = OneChange()
+        return await self._database.write(lambda c: once.make(c, settle), repeatable=True)
 
     async def change(
         self, action: Cancel | Retry | Delete, job_ids: Sequence[str], owners: Collection[str] | None = None
     ) -> Sequence[Changed | IngleError]:
         """Do that to each job, in one transaction."""
-        once = OneChange()
+        once: OneChange[Changed] = OneChange()
         answers = await self._database.write(
             lambda c: once.make(c, lambda c: self._moving.change(c, action, job_ids, owners)), repeatable=True
         )
