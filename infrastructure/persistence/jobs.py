@@ -81,16 +81,15 @@ class SqlJobRepository:
         placed = [one if one.job is None else replace(one, job=await read_out(one.job)) for one in added.placed]
         return replace(added, placed=placed)
 
-    async def get(self, job_id: str, owners: Collection[str] | None = None) -> Job:
+    async def get(self, job_id: str, owners: Collection[str] | None = None, profiles: Collection[str] = ()) -> Job:
         """That job."""
         query = select(*_JOB).where(jobs.c.id == job_id)
+        if owners is not None:
+            query = query.where(jobs.c.owner_service.in_(owners) | jobs.c.model_profile.in_(profiles))
         row = await self._database.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise JobNotFound
-        job = job_of(row)
-        if owners is not None and job.owner_service not in owners:
-            raise JobNotFound
-        return await read_out(job)
+        return await read_out(job_of(row))
 
     async def search(
         self, wanted: JobFilter, limit: int, before: int | None = None, *, payloads: Collection[str] = ()
