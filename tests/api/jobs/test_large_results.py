@@ -86,7 +86,7 @@ async def test_a_large_result_is_kept_told_again_and_shown_beside_the_loop(kept_
 @pytest.mark.parametrize("size", [(256 << 10) - 20, (256 << 10) + 20])
 async def test_a_result_is_the_same_whether_it_is_large_or_not(office: Office, size: int) -> None:
     """Nothing of a number, a letter or the order of keys is lost on the way."""
-    result = {
+    result: dict[str, Any] = {
         "z": 'é\u2028"\\/\b',
         "a": [1.5, 1e16, 1e-7, -0.0, 2**64 - 1, -(2**63), None, True, {}, []],
         "x": "y" * size,
