@@ -8,12 +8,28 @@ from starlette.responses import Response
 
 from api.errors import InvalidFields, Problem
 from api.services import MIB, Services
+from application.off_loop import off_loop
 from application.residents import ResidentState
 
 
 def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON body in UTF-8."""
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+async def large_answer(
+    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The same of what may hold payloads of jobs, many and large ones: written off the event loop where they are."""
+    return await off_loop(content, lambda: json_answer(_lists_written(content), status, headers))
+
+
+def _lists_written(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`content` with the members of its lists as text: each call of the writer keeps other threads waiting."""
+    return {
+        name: [orjson.Fragment(orjson.dumps(one)) for one in value] if isinstance(value, list) else value
+        for name, value in content.items()
+    }
 
 
 def memory_figures(services: Services) -> dict[str, float | int]:

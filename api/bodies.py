@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -13,11 +12,11 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from api.errors import ClientLeft, InvalidFields, InvalidJson, MissingBody, Problem, UnsupportedMediaType
+from domain.json_text import has_long_number
 
 MAX_DEPTH = 64
 OFF_LOOP_BYTES = 64 << 10
 MAX_PROBLEMS = 20
-_LONG_NUMBER = re.compile(rb"\d{19}")
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -49,8 +48,7 @@ def parse_json(raw: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"the body is not valid JSON: {error}") from None
     _check_depth(value)
-    if _LONG_NUMBER.search(raw):
-        # orjson turns a long integer into a float and says nothing.
+    if has_long_number(raw):
         json.loads(raw, parse_int=_bounded_integer)
     return value
 

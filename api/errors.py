@@ -287,12 +287,18 @@ def headers_of(error: IngleError, status: int) -> dict[str, str]:
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
-        seconds = error.retry_after_seconds if isinstance(error, domain.Overloaded) else 1.0
         # The jitter keeps refused clients from coming back all at once.
-        after = min(30, max(1, math.ceil(seconds))) + random.randrange(3)  # noqa: S311
+        after = max(1, math.ceil(_seconds_until(error))) + random.randrange(3)  # noqa: S311
         headers |= {"retry-after": str(after), "retry-after-ms": str(1000 * after)}
     if status >= 499 or status in (408, 409, 429):
         headers["x-should-retry"] = "true" if status in (429, 503) else "false"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
     return headers
+
+
+def _seconds_until(error: IngleError) -> float:
+    """When to come back: of load nobody knows more than half a minute ahead, the end of a quota's day is known."""
+    if isinstance(error, domain.QuotaExceeded):
+        return error.retry_after_seconds
+    return min(30.0, error.retry_after_seconds) if isinstance(error, domain.Overloaded) else 1.0

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
-from application.job_handlers import JobDone, JobHandler, failure_of
+from application.job_handlers import JobDone, JobHandler, Weigh, failure_of
+from application.off_loop import off_loop
 from domain.errors import IngleError, RequestCancelled, ServerDraining
 from domain.job import Job
 from domain.job_repository import Complete, Fail, Heartbeat, Release
@@ -59,20 +61,21 @@ class HeldJob:
             self.why, self._reason = why, reason
             self._work.cancel()
 
-    def report(self, digest: Callable[[Any], str]) -> Complete | Fail | Release | None:
-        """What is to be written of the ended work; None where the job is somebody else's by now."""
+    async def report(self, weigh: Weigh, most: int) -> Complete | Fail | Release | None:
+        """What is to be written of the ended work, its result of at most `most` bytes.
+
+        None where the job is somebody else's by now.
+        """
         if self.why is Why.LOST:
             return None
         if not self._work.cancelled():
             error = self._work.exception()
             if error is None:
-                done = self._work.result()
-                # A result wins over a cancel that was only asked for.
-                return Complete(done.result, digest(done.result), done.usage)
+                return await self._done(self._work.result(), weigh, most)
             if not isinstance(error, Exception):
                 raise error
             if not isinstance(error, IngleError):
-                _log.error("unhandled error in job %s (%s)", self.job.id, self.job.task_type, exc_info=error)
+                self._log_mistake(error)
             if self.why is None and not isinstance(error, RequestCancelled | ServerDraining):
                 return failure_of(error)
         match self.why:
@@ -82,6 +85,20 @@ class HeldJob:
                 return Fail("timeout", f"the attempt took longer than {self.job.timeout_ms / 1000:g} s")
             case _:
                 return Release(reason=self._reason or "the work was ended from outside")
+
+    async def _done(self, done: JobDone, weigh: Weigh, most: int) -> Complete | Fail:
+        """The report of a result, which wins over a cancel that was only asked for, if it can be kept."""
+        try:
+            weighed = await off_loop(done.result, partial(weigh, done.result))
+        except (ValueError, TypeError) as error:
+            self._log_mistake(error)
+            return failure_of(error)
+        if weighed.size > most:
+            return Fail("payload_too_large", f"the result has {weighed.size} bytes; {most} are allowed")
+        return Complete(done.result, weighed.sha256, done.usage)
+
+    def _log_mistake(self, error: Exception) -> None:
+        _log.error("unhandled error in job %s (%s)", self.job.id, self.job.task_type, exc_info=error)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,18 @@ class JobDone:
     usage: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """How many bytes a result takes as JSON, and the hash of its canonical form."""
+
+    size: int
+    sha256: str
+
+
+Weigh = Callable[[Any], Weighed]
+"""Weighs a result. Raises ValueError or TypeError for what JSON cannot say."""
+
+
 class JobHandler(Protocol):
     """Runs jobs of a type through the use cases that HTTP runs. Cancelling it ends the work at once."""
 

@@ -17,6 +17,7 @@ from application.job_ports import Delivery, DeliveryStatus, Outbox, Tried
 from application.ports import Clock
 from domain.errors import CallbackRefused, IngleError, JobNotFound, UrlNotAllowed, WebhookSecretMissing
 from domain.job_repository import JobRepository
+from domain.json_text import is_large
 
 AT_ONCE = 20
 PER_HOST = 2
@@ -160,7 +161,9 @@ class Webhooks:
         job = await self._jobs.get(delivery.job_id)
         # A job that has run again since has another result.
         shown = job.include_result and job.status == delivery.job_status and job.attempt == delivery.attempt
-        small = shown and len(json.dumps(job.result, ensure_ascii=False).encode()) <= MAX_RESULT
+        # What is large by the quick count, which is never above four times the size, need not be written to know.
+        small = shown and not is_large(job.result)
+        small = small and len(json.dumps(job.result, ensure_ascii=False).encode()) <= MAX_RESULT
         at = datetime.fromtimestamp(delivery.created_at / 1000, UTC)
         return {
             "type": delivery.event,

@@ -8,10 +8,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from application.held_job import HeldJob, ReportPauses, Why
-from application.job_handlers import JobHandler
+from application.job_handlers import JobHandler, Weigh
 from application.job_ports import JobRules, WakeUp, WorkerRecord, WorkerRegister
 from application.worker_options import FIRST_POLL, Pace, Profiles, WorkerOptions
 from domain.errors import IngleError, JobNotFound
@@ -46,17 +45,16 @@ class Worker:
         wake_up: WakeUp,
         handlers: Mapping[str, JobHandler],
         profiles: Profiles,
-        digest: Callable[[Any], str],
+        weigh: Weigh,
         options: WorkerOptions,
     ) -> None:
-        """`digest` is the hash of a result's canonical JSON."""
         self._jobs = jobs
         self._rules = rules
         self._register = register
         self._wake_up = wake_up
         self._handlers = handlers
         self._profiles = profiles
-        self._digest = digest
+        self._weigh = weigh
         self._options = options
         self._held: dict[asyncio.Task[Settled | None], HeldJob] = {}
         # Places that are kept for claims under way.
@@ -231,7 +229,7 @@ class Worker:
 
     async def _run(self, held: HeldJob) -> Settled | None:
         await held.end()
-        report = held.report(self._digest)
+        report = await held.report(self._weigh, self._options.result_bytes)
         if report is None:
             return None
         held.settling = True

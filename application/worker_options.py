@@ -22,7 +22,7 @@ class Profiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Who works, how much at a time, and how often it looks. Seconds.
+    """Who works, how much at a time, and how often it looks. Seconds; a result takes at most `result_bytes`.
 
     One that is not `hinted` is told of jobs by their ids, and looks for others only every `poll_seconds`.
     """
@@ -36,6 +36,7 @@ class WorkerOptions:
     poll_seconds: float = 2.0
     beat_seconds: float = 1.0
     hinted: bool = True
+    result_bytes: int = 8 << 20
 
 
 @dataclass(slots=True)

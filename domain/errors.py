@@ -367,6 +367,10 @@ class QuotaExceeded(IngleError):
     code = "quota_exceeded"
     retryable = True
 
+    def __init__(self, message: str | None = None, *, retry_after_seconds: float = 1.0, **details: object) -> None:
+        super().__init__(message, **details)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class CallbackRefused(IngleError):
     """Events cannot be told to that address."""

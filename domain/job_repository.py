@@ -210,7 +210,8 @@ class JobRepository(Protocol):
     * What an awaited call has answered survives a crash of this process; what raised has not happened.
     * At most one claim holds a job; `attempt` grows with each. A token that is not the row's changes nothing.
     * Every transition appends an event, ended attempts a record, ends with a callback_url a delivery: all or nothing.
-    * `owners` of a call hides other owners' jobs (JobNotFound); None sees all.
+    * `owners` of a call hides other owners' jobs (JobNotFound, by the same work as for one that is not there); None
+      sees all.
     * Any call raises DatabaseUnavailable, DatabaseBusy or StorageFull, and then holds nothing.
     """
 
@@ -222,8 +223,8 @@ class JobRepository(Protocol):
         """
         ...
 
-    async def get(self, job_id: str, owners: Collection[str] | None = None) -> Job:
-        """That job. Raises JobNotFound."""
+    async def get(self, job_id: str, owners: Collection[str] | None = None, profiles: Collection[str] = ()) -> Job:
+        """That job. Raises JobNotFound. `owners` hides none of a model profile in `profiles`."""
         ...
 
     async def search(

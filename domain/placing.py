@@ -7,7 +7,7 @@ from domain.errors import DedupeConflict, IdempotencyMismatch, PriorityAboveCap,
 from domain.job import Job, JobStatus
 from domain.job_limits import OwnerRules
 from domain.job_repository import Placed
-from domain.new_job import NewBatch, NewJob, OnConflict
+from domain.new_job import DAY_MS, NewBatch, NewJob, OnConflict
 
 
 def arranged(
@@ -92,15 +92,19 @@ def check_priority(rules: OwnerRules, new: NewJob, index: int | None) -> None:
         raise PriorityAboveCap(f"the priority of this owner's jobs is at most {rules.priority_cap}", **where)
 
 
-def check_quota(rules: OwnerRules, *, pending: int, input_bytes: int, tokens: int) -> None:
+def check_quota(rules: OwnerRules, *, pending: int, input_bytes: int, tokens: int, now: int) -> None:
     """Raise QuotaExceeded where an owner would have more than it may: jobs pending, bytes and tokens of this day.
 
-    `pending` and `input_bytes` count the new jobs in; `tokens` are those already used.
+    `pending` and `input_bytes` count the new jobs in; `tokens` are those already used. A day's quota is told with the
+    time from `now` to the next day; when a pending job ends nobody knows.
     """
-    for quota, used, allowed in (
-        ("max_pending", pending, rules.max_pending),
-        ("input_bytes_per_day", input_bytes, rules.input_bytes_per_day),
-        ("tokens_per_day", tokens + 1, rules.tokens_per_day),
+    tomorrow = (DAY_MS - now % DAY_MS) / 1000
+    # What takes longest is told, so that nobody comes back only to be sent away again.
+    for quota, used, allowed, wait in (
+        ("input_bytes_per_day", input_bytes, rules.input_bytes_per_day, tomorrow),
+        ("tokens_per_day", tokens + 1, rules.tokens_per_day, tomorrow),
+        ("max_pending", pending, rules.max_pending, 1.0),
     ):
         if allowed is not None and used > allowed:
-            raise QuotaExceeded(f"this owner's {quota} is {allowed}", quota=quota, limit=allowed)
+            text = f"this owner's {quota} is {allowed}"
+            raise QuotaExceeded(text, retry_after_seconds=wait, quota=quota, limit=allowed)

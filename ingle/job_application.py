@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from api.canonical import canonical_sha256
+from api.canonical import weighed
 from api.job_services import JobLimits, JobServices
 from api.jobs.handlers import job_handlers
 from api.native.as_job import GenerateHandler
@@ -219,7 +219,7 @@ def _worker(
         keeping.wake_up,
         handlers,
         profiles,
-        canonical_sha256,
+        weighed,
         WorkerOptions(
             # The suffix makes two processes of one name two workers.
             worker_id=f"{settings.worker_id}/{secrets.token_hex(4)}",
@@ -231,6 +231,7 @@ def _worker(
             poll_seconds=poll,
             beat_seconds=min(1.0, settings.jobs_lease / 3),
             hinted=share is None,
+            result_bytes=settings.jobs_max_result_bytes,
         ),
     )
 

@@ -8,7 +8,6 @@ from api.auth import caller_of
 from api.errors import InvalidFields, OwnerForbidden, Problem, ProfileForbidden
 from api.job_services import JobServices
 from domain.access import Scope
-from domain.errors import JobNotFound
 from domain.job import Job
 
 
@@ -34,15 +33,15 @@ def profiles_for(request: Request, named: Sequence[str]) -> Sequence[str]:
 async def visible_job(services: JobServices, request: Request, job_id: str) -> Job:
     """The job, for who may see it as its owner or as its worker. Raises JobNotFound as for one that is not there."""
     caller = caller_of(request.scope)
-    job = await services.jobs.get(job_id)
-    as_owner = caller.may(Scope.JOBS) and caller.acts_for(job.owner_service)
-    if as_owner or (caller.may(Scope.WORKER) and caller.runs(job.model_profile)):
-        return job
-    raise JobNotFound
+    owners = caller.bound_owners if caller.may(Scope.JOBS) else ()
+    profiles = caller.bound_profiles if caller.may(Scope.WORKER) else ()
+    if owners is None or profiles is None:
+        return await services.jobs.get(job_id)
+    return await services.jobs.get(job_id, owners, profiles)
 
 
 async def check_work(services: JobServices, request: Request, job_id: str) -> None:
     """Raise JobNotFound for a job of a profile that the worker's key is not bound to."""
-    caller = caller_of(request.scope)
-    if caller.bound_profiles is not None and not caller.runs((await services.jobs.get(job_id)).model_profile):
-        raise JobNotFound
+    profiles = caller_of(request.scope).bound_profiles
+    if profiles is not None:
+        await services.jobs.get(job_id, (), profiles)

@@ -10,7 +10,7 @@ from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import json_answer
+from api.answers import json_answer, large_answer
 from api.auth import caller_of, needs
 from api.bodies import Body, validate
 from api.docs_page import describes, gives, query_parameters, schema_of
@@ -114,7 +114,7 @@ def routes(services: JobServices) -> APIRouter:
         holds = await services.rules.held()
         records = [job_record(job, holds, payloads=payloads) for job in page.jobs]
         cursor = None if page.next_before is None else str(page.next_before)
-        return json_answer({"jobs": records, "next_cursor": cursor})
+        return await large_answer({"jobs": records, "next_cursor": cursor})
 
     @router.get(
         "/jobs/{id}",
@@ -133,7 +133,7 @@ def routes(services: JobServices) -> APIRouter:
         record = await shown(job)
         if wanted:
             record["attempts"] = attempt_records(await services.history.attempts(job_id))
-        return json_answer(record)
+        return await large_answer(record)
 
     @router.post(
         "/jobs/{id}/cancel",
@@ -150,7 +150,7 @@ def routes(services: JobServices) -> APIRouter:
         body = validate(CancelBody, await read_job_json(request, required=False))
         done = await change(request, Cancel(ACTOR, body.reason), job_id)
         running = done.job.status is JobStatus.RUNNING
-        return json_answer({**await shown(done.job), "changed": done.changed}, 202 if running else 200)
+        return await large_answer({**await shown(done.job), "changed": done.changed}, 202 if running else 200)
 
     @router.post(
         "/jobs/{id}/retry",
@@ -166,7 +166,7 @@ def routes(services: JobServices) -> APIRouter:
         # The administrator, who is everybody where there are no keys, takes a running job without being asked twice.
         force = body.force or ("force" not in raw and caller_of(request.scope).is_admin)
         done = await change(request, Retry(ACTOR, force, body.max_attempts, round(1000 * body.delay_seconds)), job_id)
-        return json_answer({**await shown(done.job), "changed": done.changed})
+        return await large_answer({**await shown(done.job), "changed": done.changed})
 
     @router.delete("/jobs/{id}", summary="Remove a job that is over", status_code=204)
     @needs(Scope.JOBS)

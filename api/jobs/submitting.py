@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import json_answer
+from api.answers import json_answer, large_answer
 from api.auth import needs
 from api.bodies import Body, validate
 from api.canonical import canonical_sha256
@@ -64,7 +64,7 @@ def routes(services: JobServices) -> APIRouter:
         if added.replayed and new.idempotency_key is not None:
             headers["idempotency-replayed"] = "true"
         record = job_record(job, await services.rules.held())
-        return json_answer(record, 201 if placed.created else 200, headers)
+        return await large_answer(record, 201 if placed.created else 200, headers)
 
     @router.post(
         "/jobs/batch",

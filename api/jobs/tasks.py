@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import json_answer
+from api.answers import large_answer
 from api.auth import caller_of, needs
 from api.bodies import Body
 from api.docs_page import gives, query_parameters
@@ -53,7 +53,7 @@ def routes(services: JobServices) -> APIRouter:
             if not query.legacy:
                 raise
             record = _record(str(request.path_params["id"]), _STATES[JobStatus.PENDING])
-        return json_answer(record)
+        return await large_answer(record)
 
     return router
 

@@ -1,5 +1,6 @@
 """What workers say: claim, heartbeat, complete, fail, release."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -8,7 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import json_answer
+from api.answers import json_answer, large_answer
 from api.auth import needs
 from api.bodies import Body, validate
 from api.canonical import canonical_sha256
@@ -21,6 +22,7 @@ from api.jobs.job_body import Code
 from api.jobs.reading import SMALL, job_id_of, one_said, read_job_json
 from api.jobs.record import claimed_record, job_record, moment
 from api.streaming import unless_client_leaves
+from application.off_loop import off_loop
 from domain.access import Scope
 from domain.errors import IngleError, LeaseRequired
 from domain.job_moves import summary
@@ -112,7 +114,7 @@ def routes(services: JobServices) -> APIRouter:
         )
         # A client that leaves while it waits must not be given a job.
         jobs = await unless_client_leaves(request.receive, services.desk.claim(wish, body.wait_seconds))
-        return json_answer({"jobs": [claimed_record(job) for job in jobs]})
+        return await large_answer({"jobs": [claimed_record(job) for job in jobs]})
 
     @router.post(
         "/jobs/{id}/heartbeat",
@@ -157,12 +159,8 @@ def routes(services: JobServices) -> APIRouter:
         most = services.limits.result_bytes
         raw = await read_job_json(request, limit=most + SMALL)
         body = validate(CompleteBody, raw)
-        size = len(orjson.dumps(body.result))
-        if size > most:
-            raise PayloadTooLarge(most)
-        if len(orjson.dumps(raw)) - size > SMALL:
-            raise PayloadTooLarge(SMALL)
-        return await settle(request, job_id, body, Complete(body.result, canonical_sha256(body.result), body.usage))
+        report = await off_loop(raw, lambda: _complete(body, raw, most))
+        return await settle(request, job_id, body, report)
 
     @router.post(
         "/jobs/{id}/fail",
@@ -198,9 +196,19 @@ def routes(services: JobServices) -> APIRouter:
             Settlement(job_id, report, _token(request, body), body.attempt, services.require_lease_token)
         )
         record = job_record(settled.job, await services.rules.held())
-        return json_answer({**record, "replayed": settled.replayed})
+        return await large_answer({**record, "replayed": settled.replayed})
 
     return router
+
+
+def _complete(body: CompleteBody, raw: Mapping[str, Any], most: int) -> Complete:
+    """The report of a result of at most `most` bytes. Raises PayloadTooLarge, also for what is beside the result."""
+    size = len(orjson.dumps(body.result))
+    if size > most:
+        raise PayloadTooLarge(most)
+    if len(orjson.dumps(raw)) - size > SMALL:
+        raise PayloadTooLarge(SMALL)
+    return Complete(body.result, canonical_sha256(body.result), body.usage)
 
 
 def _token(request: Request, body: LeaseBody) -> str | None:

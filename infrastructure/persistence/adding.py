@@ -110,7 +110,7 @@ class Adding:
         key = (owner_days.c.owner_service == rules.owner_service) & (owner_days.c.day == day)
         used = connection.execute(select(owner_days.c.input_bytes, owner_days.c.tokens).where(key)).first()
         input_bytes, tokens = used or (0, 0)
-        check_quota(rules, pending=pending, input_bytes=input_bytes + size, tokens=tokens)
+        check_quota(rules, pending=pending, input_bytes=input_bytes + size, tokens=tokens, now=now)
         if used is None:
             row = {"owner_service": rules.owner_service, "day": day, "input_bytes": size, "tokens": 0}
             connection.execute(insert(owner_days).values(row))

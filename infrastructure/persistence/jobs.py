@@ -3,11 +3,14 @@
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from sqlalchemy import select
 
 from application.job_ports import WakeUp
+from application.off_loop import off_loop
 from domain.claim_order import Pair, Streak, visiting_order
 from domain.errors import IngleError, JobNotFound
 from domain.job import Job, JobStatus
@@ -17,6 +20,7 @@ from domain.job_repository import (
     Changed,
     Chore,
     Claim,
+    Complete,
     Delete,
     Expire,
     Extension,
@@ -37,7 +41,7 @@ from infrastructure.persistence.claiming import Claiming
 from infrastructure.persistence.coalescer import Coalescer
 from infrastructure.persistence.database import Database, Operation, T
 from infrastructure.persistence.moving import STEP, Moving
-from infrastructure.persistence.rows import COLUMNS, job_of
+from infrastructure.persistence.rows import COLUMNS, job_of, read_out
 from infrastructure.persistence.searching import search_query
 from infrastructure.persistence.settling import Report, Settling
 from infrastructure.persistence.tables import jobs
@@ -74,18 +78,18 @@ class SqlJobRepository:
             lambda c: self._adding.add(c, jobs, batch, again=next(tries) > 0), repeatable=True
         )
         self._ring(one.job for one in added.placed if one.created and one.job is not None)
-        return added
+        placed = [one if one.job is None else replace(one, job=await read_out(one.job)) for one in added.placed]
+        return replace(added, placed=placed)
 
-    async def get(self, job_id: str, owners: Collection[str] | None = None) -> Job:
+    async def get(self, job_id: str, owners: Collection[str] | None = None, profiles: Collection[str] = ()) -> Job:
         """That job."""
         query = select(*_JOB).where(jobs.c.id == job_id)
+        if owners is not None:
+            query = query.where(jobs.c.owner_service.in_(owners) | jobs.c.model_profile.in_(profiles))
         row = await self._database.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise JobNotFound
-        job = job_of(row)
-        if owners is not None and job.owner_service not in owners:
-            raise JobNotFound
-        return job
+        return await read_out(job_of(row))
 
     async def search(
         self, wanted: JobFilter, limit: int, before: int | None = None, *, payloads: Collection[str] = ()
@@ -93,7 +97,7 @@ class SqlJobRepository:
         """At most `limit` jobs, newest first."""
         query = search_query(wanted, limit, before, payloads)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        found = [job_of(row) for row in rows[:limit]]
+        found = [await read_out(job_of(row)) for row in rows[:limit]]
         return Page(found, found[-1].seq if len(rows) > limit else None)
 
     async def claim(self, claim: Claim) -> Sequence[Job]:
@@ -116,7 +120,7 @@ class SqlJobRepository:
             self._streaks[claim.worker_id] = streak
             while len(self._streaks) > _WORKERS_REMEMBERED:
                 del self._streaks[next(iter(self._streaks))]
-        return taken
+        return [await read_out(job) for job in taken]
 
     async def _wanted_pairs(self, claim: Claim, now: float) -> list[Pair]:
         if claim.job_id is not None:
@@ -148,23 +152,29 @@ class SqlJobRepository:
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Write the end of an attempt, once."""
-        settled = await self._settle(settlement.job_id, Report.of(settlement))
+        report = await off_loop(_result_of(settlement), partial(Report.of, settlement))
+        settled = await self._settle(settlement.job_id, report)
         self._ring([] if settled.replayed else [settled.job])
-        return settled
+        return replace(settled, job=await read_out(settled.job))
 
     async def _settle_all(self, reports: Sequence[Report]) -> Sequence[Settled | IngleError]:
-        return await self._database.write(lambda c: self._settling.settle(c, reports), repeatable=True)
+        settle = partial(self._settling.settle, reports=reports)
+        if all(one.settlement.lease_token is not None for one in reports):
+            # Who comes again is known by the token.
+            return await self._database.write(settle, repeatable=True)
+        once: OneChange[Settled] = OneChange()
+        return await self._database.write(lambda c: once.make(c, settle), repeatable=True)
 
     async def change(
         self, action: Cancel | Retry | Delete, job_ids: Sequence[str], owners: Collection[str] | None = None
     ) -> Sequence[Changed | IngleError]:
         """Do that to each job, in one transaction."""
-        once = OneChange()
+        once: OneChange[Changed] = OneChange()
         answers = await self._database.write(
             lambda c: once.make(c, lambda c: self._moving.change(c, action, job_ids, owners)), repeatable=True
         )
         self._ring(one.job for one in answers if isinstance(one, Changed) and one.changed)
-        return answers
+        return [replace(one, job=await read_out(one.job)) if isinstance(one, Changed) else one for one in answers]
 
     async def sweep(self, chore: Chore) -> int:
         """Do a chore, in steps of 500 rows a transaction."""
@@ -230,3 +240,7 @@ class SqlJobRepository:
     def _ring_profiles(self, profiles: Iterable[str]) -> None:
         if ready := set(profiles):
             self._wake_up.ring(ready)
+
+
+def _result_of(settlement: Settlement) -> Any:
+    return settlement.report.result if isinstance(settlement.report, Complete) else None

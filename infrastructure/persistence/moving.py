@@ -104,14 +104,14 @@ class Moving:
         owners: Collection[str] | None,
     ) -> list[Changed | IngleError]:
         """One answer for each job."""
-        there = rows_by_id(connection, job_ids, lock=True)
+        there = rows_by_id(connection, job_ids, owners, lock=True)
         now = self._time(connection)
         answers: dict[str, Changed | IngleError] = {}
         decided: list[_Decided] = []
         gone: list[Job] = []
         for job_id in dict.fromkeys(job_ids):
             job = there.get(job_id)
-            if job is None or (owners is not None and job.owner_service not in owners):
+            if job is None:
                 answers[job_id] = JobNotFound()
                 continue
             try:

@@ -5,7 +5,7 @@ a failure leads to is decided from the row, which is locked until it is written.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,9 +259,13 @@ def _refusal(job: Job | None, settlement: Settlement) -> Settled | IngleError:
         return error
 
 
-def rows_by_id(connection: Connection, ids: Sequence[str], *, lock: bool = False) -> dict[str, Job]:
-    """Job id → job, for those that there are; `lock` holds the rows, in the order of their making."""
+def rows_by_id(
+    connection: Connection, ids: Sequence[str], owners: Collection[str] | None = None, *, lock: bool = False
+) -> dict[str, Job]:
+    """Job id → job, for those that there are for `owners`; `lock` holds the rows, in the order of their making."""
     query = select(*_JOB).where(jobs.c.id.in_(ids)).order_by(jobs.c.seq)
+    if owners is not None:
+        query = query.where(jobs.c.owner_service.in_(owners))
     rows: Sequence[Row[Any]] = connection.execute(query.with_for_update() if lock else query).all()
     found = (job_of(row) for row in rows)
     return {job.id: job for job in found}

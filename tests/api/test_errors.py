@@ -14,7 +14,7 @@ import api
 import domain
 from api import errors as transport
 from api.error_shapes import Dialect, dialect_of, problem, render
-from api.errors import STATUSES, InvalidFields, MethodNotAllowed, PayloadTooLarge, Problem, statuses_of
+from api.errors import STATUSES, InvalidFields, MethodNotAllowed, PayloadTooLarge, Problem, headers_of, statuses_of
 from domain import errors
 from domain.errors import IngleError
 from tests.api.world import World
@@ -247,3 +247,19 @@ async def test_what_is_named_and_not_there_yet_is_501_in_the_shape_of_its_dialec
         response = await client.request(method, path)
         assert (response.status_code, response.json()["code"]) == (501, "not_implemented")
     assert (await client.get("/api/me")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (errors.Overloaded(retry_after_seconds=900), 30),
+        (errors.Overloaded(retry_after_seconds=2.5), 3),
+        (errors.QuotaExceeded(retry_after_seconds=40_000.2), 40_001),
+        (errors.QuotaExceeded(), 1),
+        (errors.DatabaseBusy(), 1),
+    ],
+)
+def test_nobody_knows_when_load_will_end_but_when_a_day_does(error: IngleError, seconds: int) -> None:
+    headers = headers_of(error, STATUSES[type(error)].native)
+    assert seconds <= int(headers["retry-after"]) <= seconds + 2
+    assert headers["retry-after-ms"] == headers["retry-after"] + "000"

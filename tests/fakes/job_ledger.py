@@ -60,10 +60,12 @@ class JobLedger:
         self._seq = itertools.count(1)
         self._lease_ms = lease_ms
 
-    async def get(self, job_id: str, owners: Collection[str] | None = None) -> Job:
+    async def get(self, job_id: str, owners: Collection[str] | None = None, profiles: Collection[str] = ()) -> Job:
         """That job."""
         job = self.jobs.get(job_id)
-        if job is None or (owners is not None and job.owner_service not in owners):
+        if job is None or (
+            owners is not None and job.owner_service not in owners and job.model_profile not in profiles
+        ):
             raise JobNotFound
         return job
 

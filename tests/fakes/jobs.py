@@ -69,7 +69,7 @@ class InMemoryJobRepository(JobLedger):
         used_bytes, used_tokens = self._used.get(day, (0, 0))
         pending = sum(job.status is JobStatus.PENDING for job in mine) + len(fresh)
         if fresh:
-            check_quota(rules, pending=pending, input_bytes=used_bytes + size, tokens=used_tokens)
+            check_quota(rules, pending=pending, input_bytes=used_bytes + size, tokens=used_tokens, now=now)
         timeouts = {profile: queue.timeout_ms for profile, queue in self._rules.items()}
         for new in fresh:
             made(new, now, 0.0, timeouts.get(new.model_profile), batch)  # refuses before anything is kept

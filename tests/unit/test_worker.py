@@ -1,6 +1,7 @@
 """The worker over jobs in memory, under a clock that jumps."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from api.canonical import weighed
 from application.job_handlers import JobDone, JobHandler, Tell, failure_of, without_secrets
 from application.worker import Worker
 from application.worker_options import WorkerOptions
 from domain import errors
 from domain.job import Job, JobStatus, Outcome
 from domain.job_repository import Cancel, Extension, Heartbeat, Reap, Retry, Settled, Settlement
+from domain.retry import RetryRules
 from tests.contract.conftest import new_job
 from tests.fakes.clock import EPOCH
 from tests.fakes.jobs import InMemoryJobRepository
@@ -33,6 +36,13 @@ async def hangs(job: Job, tell: Tell) -> JobDone:
     del job, tell
     await asyncio.get_running_loop().create_future()
     raise AssertionError("nobody wakes it")
+
+
+def says(result: Any) -> Run:
+    async def handler(job: Job, tell: Tell) -> JobDone:
+        return JobDone(result)
+
+    return handler
 
 
 def raises(error: Exception) -> Run:
@@ -102,7 +112,7 @@ async def working(handler: Run, **options: Any) -> AsyncIterator[Shop]:
     workers = InMemoryWorkers()
     mine: dict[str, Any] = {"worker_id": "w/1", "name": "w", "host": "here", "pid": 1, "limit": 2} | options
     worker = Worker(
-        jobs, jobs, workers, jobs.bell, {"llm_chat": handler}, FewProfiles(), lambda _: "a" * 64, WorkerOptions(**mine)
+        jobs, jobs, workers, jobs.bell, {"llm_chat": handler}, FewProfiles(), weighed, WorkerOptions(**mine)
     )
     running = asyncio.create_task(worker.run())
     try:
@@ -214,6 +224,51 @@ async def test_a_report_is_written_when_the_database_is_back() -> None:
         assert shop.jobs.jobs[job].attempt == 1
 
 
+@virtual_time
+async def test_a_result_may_have_so_many_bytes_and_one_more_fails_the_job_for_good() -> None:
+    """In UTF-8, quotes included. It would come out the same, so it is not run again."""
+    for text, ended in (("é" * 49, ("completed", None)), ("é" * 49 + "x", ("failed", "payload_too_large"))):
+        async with working(says(text), result_bytes=100) as shop:
+            job = await shop.add(max_attempts=3)
+            await shop.reach(job, JobStatus.COMPLETED, JobStatus.FAILED)
+            kept = shop.jobs.jobs[job]
+            assert (shop.status(job), kept.attempt) == (ended, 1)
+            assert (kept.result is None) == (ended[0] == "failed")
+            assert "101 bytes" in (kept.error_message or "101 bytes")
+
+
+@virtual_time
+async def test_a_job_that_wants_too_large_results_tried_again_has_its_attempts_and_no_more() -> None:
+    async with working(says("x" * 100), result_bytes=100) as shop:
+        job = await shop.add(max_attempts=3, retry=RetryRules(retry_codes=("payload_too_large",)))
+        await shop.reach(job, JobStatus.FAILED)
+        assert (shop.status(job)[1], shop.jobs.jobs[job].attempt) == ("payload_too_large", 3)
+
+
+@virtual_time
+async def test_a_cancelled_job_with_too_large_a_result_is_cancelled() -> None:
+    async def goes_on(job: Job, tell: Tell) -> JobDone:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1000)
+        return JobDone("x" * 100)
+
+    async with working(goes_on, result_bytes=100) as shop:
+        job = await shop.add()
+        await shop.reach(job, JobStatus.RUNNING)
+        await shop.jobs.change(Cancel("owner"), [job])
+        await shop.reach(job, JobStatus.CANCELLED)
+        assert shop.jobs.jobs[job].result is None
+
+
+@pytest.mark.parametrize("result", [float("nan"), {"a": [float("inf")]}, "\ud800", {1, 2}])
+@virtual_time
+async def test_a_result_that_no_json_can_say_is_an_error_of_ours_and_not_waited_for(result: Any) -> None:
+    async with working(says(result)) as shop:
+        job = await shop.add(max_attempts=1)
+        await settle()
+        assert shop.status(job) == ("failed", "internal_error")
+
+
 ASIDE: dict[str, Any] = {"hinted": False, "poll_seconds": 1000.0}
 """Of a worker that is told of jobs by their ids."""
 
@@ -299,7 +354,7 @@ async def test_jobs_of_a_dead_process_of_the_same_name_are_free_at_once() -> Non
             shop.jobs.bell,
             {},
             FewProfiles(),
-            str,
+            weighed,
             WorkerOptions("w/2", "w", "here", 2),
         )
         await later.take_over(lambda pid: pid == 1)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from api.canonical import canonical_sha256
+from api.canonical import weighed
 from api.jobs.handlers import job_handlers
 from api.native.as_job import GenerateHandler
 from api.uploads import UploadFolder
@@ -34,7 +34,7 @@ async def at_work(office: Office, *, whisperx: str = SPEECH) -> AsyncIterator[Wo
         bell,
         {**handlers, "generate": GenerateHandler(services, profiles)},
         profiles,
-        canonical_sha256,
+        weighed,
         WorkerOptions("w/1", "w", "here", 1, beat_seconds=0.01),
     )
     running = asyncio.create_task(worker.run())

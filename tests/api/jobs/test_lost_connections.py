@@ -12,6 +12,7 @@ from infrastructure.persistence.database import POSTGRES
 from infrastructure.persistence.postgres import Bounds, PostgresDatabase
 from tests.api.jobs.conftest import BODY, Office
 from tests.api.jobs.test_trouble import office_on, told_to_come_back
+from tests.api.problems import refused
 from tests.api.world import World
 from tests.databases import postgres_jobs, with_test_clock
 from tests.faults.broker_gate import Gate
@@ -192,3 +193,55 @@ async def test_a_retry_that_is_tried_again_takes_the_job_from_nobody_who_claimed
     assert (again["status"], again["changed"]) == ("pending", True)
     now = (await office.get(f"/jobs/{job}")).json()
     assert (now["status"], now["worker_id"], now["attempt"]) == ("running", "quick", 2)
+
+
+REPORTS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("complete", {"result": 1}, "completed"),
+    ("fail", {"category": "timeout"}, "pending"),
+    ("fail", {"category": "bad_input"}, "failed"),
+)
+
+
+@pytest.mark.parametrize(("verb", "said", "status"), REPORTS)
+async def test_a_report_without_a_token_whose_commit_was_not_heard_of_is_told_as_it_was_made(
+    office: Office, gate: Gate, verb: str, said: dict[str, Any], status: str
+) -> None:
+    job, _ = await office.claimed()
+    gate.cut_at(is_commit)
+    answer = await office.post(f"/jobs/{job}/{verb}", said)
+    assert gate.never_mind()
+    assert (answer.status_code, answer.json().get("status")) == (200, status), answer.text
+    assert len((await office.get(f"/jobs/{job}/events")).json()["events"]) == 3
+    assert len((await office.get(f"/jobs/{job}", include="attempts")).json()["attempts"]) == 1
+
+
+async def test_a_failure_that_is_tried_again_takes_the_job_from_nobody_who_claimed_it_since(
+    office: Office, gate: Gate, postgres_schema: str
+) -> None:
+    job, _ = await office.claimed()
+
+    def claimed_and_cut(reply: bytes) -> bool:
+        """Let a worker have the job anew between the commit and its loss; on the gate's thread."""
+
+        async def claim() -> None:
+            async with postgres_jobs(postgres_schema, fresh=False) as kept:
+                await kept.advance(3_600_000)
+                assert [one.id for one in await kept.jobs.claim(Claim("quick", 1))] == [job]
+
+        if is_commit(reply):
+            asyncio.run(claim())
+        return is_commit(reply)
+
+    gate.cut_at(claimed_and_cut)
+    failed = await office.post(f"/jobs/{job}/fail", {"category": "timeout"})
+    assert gate.never_mind()
+    assert (failed.status_code, failed.json()["status"]) == (200, "pending")
+    now = (await office.get(f"/jobs/{job}")).json()
+    assert (now["status"], now["worker_id"], now["attempt"]) == ("running", "quick", 2)
+
+
+async def test_a_failure_without_a_token_that_was_heard_of_is_not_taken_twice(office: Office) -> None:
+    """There is nothing by which its sender could be known again."""
+    job, _ = await office.claimed()
+    assert (await office.post(f"/jobs/{job}/fail", {"category": "timeout"})).status_code == 200
+    refused(await office.post(f"/jobs/{job}/fail", {"category": "timeout"}), 409, "lease_lost")

@@ -1,10 +1,13 @@
 """Keys that are bound to owners and to model profiles: what is not theirs is not there."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import httpx2
 import pytest
+from sqlalchemy import Engine, event
 
 from domain.access import Scope
 from tests.api.jobs.conftest import BODY, IN_MEMORY, Office
@@ -171,3 +174,68 @@ async def test_an_answer_in_the_background_needs_the_scope_jobs_too(office: Offi
     assert accepted.status_code == 202, accepted.text
     job = (await desk.ask("ours", "GET", f"/jobs/{accepted.json()['id']}")).json()
     assert job["owner_service"] == "telephony"
+
+
+@asynccontextmanager
+async def statements() -> AsyncIterator[list[tuple[str, Any]]]:
+    """What is asked of the database meanwhile: statements and their values."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        asked.append((statement, values))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+HIDDEN = (
+    ("theirs", "GET", ""),
+    ("theirs", "GET", "?include=attempts"),
+    ("theirs", "GET", "/events"),
+    ("theirs", "POST", "/cancel"),
+    ("theirs", "POST", "/retry"),
+    ("theirs", "DELETE", ""),
+    ("other", "GET", ""),
+    ("other", "GET", "/audio"),
+    ("other", "POST", "/heartbeat"),
+    ("other", "POST", "/complete"),
+    ("other", "POST", "/fail"),
+    ("other", "POST", "/release"),
+)
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "cancelled"])
+async def test_f22_a_foreign_job_is_as_much_work_as_one_that_does_not_exist(kept_office: Office, state: str) -> None:
+    """The same statements, each of which finds as many rows: so time tells nothing, whatever the machine does."""
+    async with in_process(kept_office.world.app(jobs=kept_office.services, keys=KEYS)) as client:
+        desk = Desk(client)
+        job, unknown = await desk.made("ours"), str(uuid4())
+        token = "t"
+        if state == "running":
+            [held] = (await desk.ask("tiny", "POST", "/jobs/claim", {"worker_id": "w"})).json()["jobs"]
+            token = held["lease_token"]
+        elif state == "cancelled":
+            await desk.ask("ours", "POST", f"/jobs/{job}/cancel")
+        for key, method, verb in HIDDEN:
+            body = None if method != "POST" else {"lease_token": token, "result": 1, "category": "timeout"}
+            found: list[list[tuple[str, int]]] = []
+            for one in (unknown, job, "no-uuid", job.upper(), "0" * 9000):
+                async with statements() as asked:
+                    answer = await desk.ask(key, method, f"/jobs/{one}{verb}", body)
+                refused(answer, 404, "not_found")
+                found.append([(text, await rows_of(kept_office, text, values)) for text, values in asked])
+            assert found[0] == found[1], (method, verb)
+            assert [rows for _, rows in found[0] if rows] in ([], [1]), "only the time may be found"
+            # What is no id is known by its spelling, of which whoever wrote it knows.
+            assert found[2:] == [[], [], []]
+
+
+async def rows_of(office: Office, statement: str, values: Any) -> int:
+    """How many rows a query finds."""
+    if statement.startswith("BEGIN"):
+        return 0
+    assert statement.lstrip().startswith("SELECT"), statement
+    return await office.kept.database.read(lambda c: len(c.exec_driver_sql(statement, values).all()))

@@ -14,9 +14,11 @@ from tests.api.jobs.conftest import BODY, Office
 from tests.api.jobs.test_trouble import office_on
 from tests.api.problems import refused
 from tests.api.world import World
-from tests.databases import POSTGRES_URL, with_test_clock
+from tests.databases import EPOCH_MS, POSTGRES_URL, with_test_clock
 
 OWNER = BODY["owner_service"]
+LEFT_MS = DAY_MS - EPOCH_MS % DAY_MS
+"""Until the next day of UTC, when a test begins."""
 
 
 async def allow(office: Office, **rules: Any) -> None:
@@ -24,13 +26,13 @@ async def allow(office: Office, **rules: Any) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def told_to_wait(office: Office, body: dict[str, Any], quota: str) -> None:
-    """One job, and a batch with one, are refused, and nobody else's is."""
+async def told_to_wait(office: Office, body: dict[str, Any], quota: str, seconds: int = 1) -> None:
+    """One job, and a batch with one, are refused for so long (and up to 2 s of jitter), and nobody else's is."""
     before = await office.kept.rows("SELECT count(*) FROM jobs")
     for path, asked in (("/jobs", body), ("/jobs/batch", {"jobs": [body]})):
         answer = await office.post(path, asked)
         assert refused(answer, 429, "quota_exceeded")["quota"] == quota
-        assert int(answer.headers["retry-after"]) >= 1
+        assert seconds <= int(answer.headers["retry-after"]) <= seconds + 2
     assert await office.kept.rows("SELECT count(*) FROM jobs") == before
     await office.submit(owner_service="billing", model_profile="elsewhere", input=body["input"])
 
@@ -58,13 +60,14 @@ async def test_the_bytes_of_a_day_are_counted_by_their_owner_and_forgotten_the_n
     await allow(office, input_bytes_per_day=1000)
     large = BODY | {"input": {"user": "x" * 600}}
     job = (await office.post("/jobs", large)).json()["id"]
-    await told_to_wait(office, large, "input_bytes_per_day")
+    await told_to_wait(office, large, "input_bytes_per_day", LEFT_MS // 1000)
     # What is over or gone was received all the same.
     await office.post(f"/jobs/{job}/cancel")
     await office.client.delete(f"/api/v1/jobs/{job}")
-    await told_to_wait(office, large, "input_bytes_per_day")
+    await office.advance(LEFT_MS - 1)
+    await told_to_wait(office, large, "input_bytes_per_day", 1)
     await office.submit()
-    await office.advance(DAY_MS)
+    await office.advance(1)
     assert (await office.post("/jobs", large)).status_code == 201
 
 
@@ -76,11 +79,15 @@ async def test_the_tokens_of_a_day_are_those_that_its_results_took(kept_office: 
     report = {"lease_token": token, "result": 1, "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
     for _ in range(2):
         await office.post(f"/jobs/{job}/complete", report)
-    await told_to_wait(office, BODY, "tokens_per_day")
+    await told_to_wait(office, BODY, "tokens_per_day", LEFT_MS // 1000)
     assert await office.kept.rows("SELECT tokens FROM owner_days") == [(10,)]
+    # Of two that are used up the one that lasts longer is told.
+    await allow(office, max_pending=0)
+    await told_to_wait(office, BODY, "tokens_per_day", LEFT_MS // 1000)
+    await allow(office, max_pending=None)
     # What was taken before is run.
     assert [one["id"] for one in await office.claim(model_profiles=[BODY["model_profile"]])] == [later["id"]]
-    await office.advance(DAY_MS)
+    await office.advance(LEFT_MS)
     await office.submit()
 
 
