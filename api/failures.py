@@ -1,6 +1,7 @@
 """Every failure inside becomes a response in the shape of the dialect; the framework's own never leave."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -58,10 +59,10 @@ class Failures:
             return
         has_started = False
 
-        async def watched_send(message: Message) -> None:
+        def watched_send(message: Message) -> Awaitable[None]:
             nonlocal has_started
             has_started = has_started or message["type"] == "http.response.start"
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, watched_send)

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -139,7 +139,7 @@ class Cors:
             await self._answer_preflight(origin or "", headers.get("access-control-request-headers", ""), send)
             return
 
-        async def send_with_cors(message: Message) -> None:
+        def send_with_cors(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 marked = MutableHeaders(raw=list(message.get("headers", ())))
                 marked.add_vary_header("Origin")
@@ -147,7 +147,7 @@ class Cors:
                     marked["Access-Control-Allow-Origin"] = origin
                     marked["Access-Control-Expose-Headers"] = CORS_EXPOSED
                 message = {**message, "headers": marked.raw}
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, send_with_cors)
 

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.types import Message, Receive, Send
 
@@ -80,8 +80,8 @@ class Relay(Generic[T]):
     """Runs a generator in one task of its own and hands its items over, several at once where they are ready.
 
     The task keeps at most `MAX_READY` items ready, so a reader that stops reading stops the generator too. The
-    generator is closed, in that same task, when the client leaves or the relay is closed. One reader at a time;
-    it runs in its own task, and no task is made for an item, which would cost more than all the rest.
+    generator is closed, in that same task, when the client leaves or the relay is closed. One reader at a time,
+    and no task is made for an item, which would cost more than all the rest.
     """
 
     def __init__(self, items: AsyncGenerator[T, None], receive: Receive) -> None:
@@ -90,9 +90,11 @@ class Relay(Generic[T]):
         self._has_ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._delivery: asyncio.Timeout | None = None
+        self._delivery: asyncio.Task[None] | None = None
+        self._is_sending = False
         self._silence = _Alarm(self._wake)
-        self._stall = _Alarm(self._end_delivery)
+        self._stall = _Alarm(self._on_stall)
+        self._has_stalled = False
         self._work = asyncio.create_task(self._run(items))
         self._gone = asyncio.create_task(until_client_leaves(receive))
         self._gone.add_done_callback(self._on_gone)
@@ -117,8 +119,12 @@ class Relay(Generic[T]):
 
     def _on_gone(self, _: "asyncio.Task[None]") -> None:
         self._wake()
-        if self._has_left():
+        if self._has_left() and self._is_sending:
             self._end_delivery()
+
+    def _on_stall(self) -> None:
+        self._has_stalled = True
+        self._end_delivery()
 
     def _has_left(self) -> bool:
         """Whether nobody is there to be told anything; the client of a cancelled request still is."""
@@ -128,8 +134,8 @@ class Relay(Generic[T]):
         return self._gone.exception() or ClientLeft()
 
     def _end_delivery(self) -> None:
-        if self._delivery is not None and not self._delivery.expired():
-            self._delivery.reschedule(asyncio.get_running_loop().time())
+        if self._delivery is not None:
+            self._delivery.cancel()
 
     async def take(self, patience: float | None = None) -> list[T]:
         """Every item that is ready, at least one, in order.
@@ -163,19 +169,27 @@ class Relay(Generic[T]):
             self._waiter = None
             self._silence.unset()
 
-    async def deliver(self, send: Send, message: Message, patience: float) -> None:
-        """Send `message`: at most until the client leaves (ClientLeft) or `patience` passes (ReaderStalled)."""
+    async def run(self, delivery: Coroutine[Any, Any, None]) -> None:
+        """Run `delivery`, which takes and sends: at most until the client leaves during a send, or reads none of it.
+
+        Raises ClientLeft, ReaderStalled, and whatever `delivery` raises. It has a task of its own: one that waits
+        inside all layers of the application is woken through each of them, for every item.
+        """
+        self._delivery = asyncio.create_task(delivery)
+        await asyncio.wait({self._delivery})
+        if self._delivery.cancelled():
+            raise ReaderStalled() if self._has_stalled else ClientLeft()
+        self._delivery.result()
+
+    async def send(self, send: Send, message: Message, patience: float) -> None:
+        """Send `message` within a delivery, which is over if that takes longer than `patience`."""
         if self._has_left():
             raise ClientLeft()
+        self._is_sending = True
         self._stall.set(patience)
-        try:
-            async with asyncio.timeout(None) as self._delivery:
-                await send(message)
-        except TimeoutError:
-            raise (ClientLeft() if self._has_left() else ReaderStalled()) from None
-        finally:
-            self._delivery = None
-            self._stall.unset()
+        await send(message)
+        self._stall.unset()
+        self._is_sending = False
 
     async def close(self) -> None:
         """End the work; returns when the generator is closed."""
@@ -183,4 +197,6 @@ class Relay(Generic[T]):
         self._stall.close()
         self._work.cancel()
         self._gone.cancel()
-        await asyncio.gather(self._work, self._gone, return_exceptions=True)
+        self._end_delivery()
+        tasks = (self._work, self._gone, self._delivery)
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from collections.abc import Awaitable
 
 import structlog
 from starlette.datastructures import Headers
@@ -40,12 +41,12 @@ class RequestIds:
         added = [*self._headers, (b"x-request-id", request_id.encode())]
         status: int | None = None
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
+            return send(message)
 
         self._live.add(request_id)
         began = time.monotonic()

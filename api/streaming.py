@@ -111,15 +111,15 @@ class StreamedAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (the relay listens)
         """Send the headers and then every frame."""
         try:
-            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._send_frames(request_id_of(scope), send)
+            await self._relay.run(self._send_all(request_id_of(scope), send))
         except ReaderStalled:
             # Without this the transport would keep its buffers until the kernel gives up.
             scope["state"].get("abort", lambda: None)()
         finally:
             await self._relay.close()
 
-    async def _send_frames(self, request_id: str, send: Send) -> None:
+    async def _send_all(self, request_id: str, send: Send) -> None:
+        await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         framing = self._framing
         silence = framing.ping or b""
         patience = None if framing.ping is None else self._ping_seconds
@@ -145,7 +145,7 @@ class StreamedAnswer(Response):
         return b"".join(map(self._framing.frame, records))
 
     async def _send(self, send: Send, message: Message) -> None:
-        await self._relay.deliver(send, message, self._stall_seconds)
+        await self._relay.send(send, message, self._stall_seconds)
 
 
 async def streamed(

@@ -16,6 +16,9 @@ from models.placed import PlacedModels, Rejected
 _REGISTRY_PREFIXES = ("registry.ollama.ai/library/", "library/")
 _LATEST = ":latest"
 
+# What lies in the models folder, and the index of it: made anew only when something there has changed.
+_Indexed = tuple[Sequence[InstalledModel | Rejected], Sequence[Manifest], dict[str, InstalledModel], list[Rejected]]
+
 
 class Inventory:
     """Reads manifests and placed models; changes nothing."""
@@ -28,6 +31,7 @@ class Inventory:
         self._own_aliases = {alias: name for alias, name in self._aliases.items() if alias != "*"}
         self._placed = PlacedModels(layout.root, operators.elsewhere)
         self._manifests = Manifests(layout)
+        self._indexed: _Indexed | None = None
 
     def installed(self) -> Sequence[InstalledModel]:
         """Every model on disk, by name. Where a pulled and a placed model share a name, the placed one counts."""
@@ -93,9 +97,15 @@ class Inventory:
 
     def _index(self) -> tuple[dict[str, InstalledModel], list[Rejected]]:
         """Installed models by their names in lower case, and what cannot be loaded."""
-        seen = self._placed.all()
+        seen, manifests = self._placed.all(), self._manifests.all()
+        if self._indexed is None or self._indexed[:2] != (seen, manifests):
+            self._indexed = seen, manifests, *self._joined(seen, manifests)
+        return self._indexed[2:]
+
+    def _joined(
+        self, seen: Sequence[InstalledModel | Rejected], manifests: Sequence[Manifest]
+    ) -> tuple[dict[str, InstalledModel], list[Rejected]]:
         placed = {model.spec.id.lower(): model for model in seen if isinstance(model, InstalledModel)}
-        manifests = self._manifests.all()
         models = {model.spec.id.lower(): model for model in (self._installed(found, placed) for found in manifests)}
         models.update({name: self._as_wanted(model) for name, model in placed.items()})
         return dict(sorted(models.items())), [model for model in seen if isinstance(model, Rejected)]

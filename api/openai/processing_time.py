@@ -1,6 +1,7 @@
 """The header `openai-processing-ms`: how long the server had the request when its answer began."""
 
 import time
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,11 +21,11 @@ class ProcessingTime:
             return
         began = time.monotonic()
 
-        async def send_with_time(message: Message) -> None:
+        def send_with_time(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 elapsed = round(1000 * (time.monotonic() - began))
                 header = (b"openai-processing-ms", str(elapsed).encode())
                 message = {**message, "headers": [*message.get("headers", ()), header]}
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, send_with_time)

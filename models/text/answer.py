@@ -1,6 +1,7 @@
 """From tokens to what a caller sees: the text of each answer, its probabilities, and the way back to the event loop."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 from domain.errors import IngleError
@@ -22,17 +23,27 @@ class Stream:
     """
 
     loop: asyncio.AbstractEventLoop
-    items: "asyncio.Queue[Item]"
     arrival: float
     admitted_tokens: int
     siblings: list["Answer"] = field(default_factory=list)
     begun: list["Answer"] = field(default_factory=list)
     prompt: PromptTelling | None = None
     unfinished: int = 1
+    _items: deque[Item] = field(default_factory=deque)
+    _waiter: "asyncio.Future[None] | None" = None
+
+    def put(self, item: Item) -> None:
+        """Hand the caller its next item; only on its event loop."""
+        self._items.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next(self) -> TextChunk:
-        """The next chunk of any of the answers. Raises what ended them before."""
-        item = await self.items.get()
+        """The next chunk of any of the answers. Raises what ended them before. One caller at a time."""
+        if not self._items:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        item = self._items.popleft()
         if isinstance(item, IngleError):
             raise item
         self.unfinished -= item.finish is not None
@@ -151,4 +162,4 @@ class Outbox:
 
 def _put_all(items: list[tuple[Stream, Item]]) -> None:
     for stream, item in items:
-        stream.items.put_nowait(item)
+        stream.put(item)

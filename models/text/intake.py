@@ -62,7 +62,7 @@ class Intake:
             raise ContextLengthExceeded(len(ids), context)
         self._check_vocabulary(request.sampling)
         plan = await AnswerPlan.of(request, ids, self._tokenizer, self._grammars)
-        stream = Stream(asyncio.get_running_loop(), asyncio.Queue(), arrival, len(ids), unfinished=request.n)
+        stream = Stream(asyncio.get_running_loop(), arrival, len(ids), unfinished=request.n)
         for index in range(request.n):
             sequence = self._sequence(request, list(ids), arrival, index, context, has_form=plan.form is not None)
             reader, form = plan.reader(index, sequence.stop_ids)

@@ -1,5 +1,6 @@
 """Logits to tokens, row by row: each request has its own parameters and its own generator."""
 
+import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
@@ -50,11 +51,10 @@ class Sampler:
     def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Samples:
         """One token for each row of `[rows, vocabulary]`."""
         best, greedy = greatest(logits)
-        valid = torch.isfinite(best).tolist()
         tokens: list[int | GenerationFailed] = list(greedy.tolist())
         ranked: dict[int, Ranked] = {}
-        for row, sequence in enumerate(sequences):
-            if not valid[row]:
+        for row, (sequence, number) in enumerate(zip(sequences, best.tolist(), strict=True)):
+            if not math.isfinite(number):
                 tokens[row] = GenerationFailed("the model produced no valid number for the next token")
             elif self._rules and (rule := self._rules.get(sequence.id)) is not None:
                 try:

@@ -108,13 +108,13 @@ async def test_a_client_that_leaves_ends_the_wait_for_an_item() -> None:
 async def test_a_client_that_leaves_ends_a_send_under_way() -> None:
     client = Client()
     relay = Relay(some(1), client.receive)
-    sending = asyncio.create_task(relay.deliver(client.send, body(b"x"), 60))
+    running = asyncio.create_task(relay.run(relay.send(client.send, body(b"x"), 60)))
     await client.asked.wait()
     client.left.set()
     with pytest.raises(ClientLeft):
-        await sending
+        await running
     with pytest.raises(ClientLeft):
-        await relay.deliver(client.send, body(b"y"), 60)
+        await relay.send(client.send, body(b"y"), 60)
     assert client.got == []
     await relay.close()
 
@@ -122,16 +122,53 @@ async def test_a_client_that_leaves_ends_a_send_under_way() -> None:
 async def test_a_client_that_does_not_read_is_given_up() -> None:
     client = Client()
     relay = Relay(some(1), client.receive)
-    client.reading.set()
-    await relay.deliver(client.send, body(b"x"), 0.05)
-    client.reading.clear()
-    began = asyncio.get_running_loop().time()
+    began = 0.0
+
+    async def delivery() -> None:
+        nonlocal began
+        client.reading.set()
+        await relay.send(client.send, body(b"x"), 0.05)
+        client.reading.clear()
+        began = asyncio.get_running_loop().time()
+        await relay.send(client.send, body(b"y"), 0.05)
+
     with pytest.raises(ReaderStalled):
-        await relay.deliver(client.send, body(b"y"), 0.05)
+        await relay.run(delivery())
     # The whole patience, though the timer of the first send fired on the way.
     assert asyncio.get_running_loop().time() - began >= 0.045
     assert client.got == [b"x"]
     await relay.close()
+
+
+async def test_a_delivery_fails_with_what_it_raised() -> None:
+    relay = Relay(some(ValueError("no")), Client().receive)
+
+    async def delivery() -> None:
+        await relay.take()
+
+    with pytest.raises(ValueError, match="no"):
+        await relay.run(delivery())
+    await relay.close()
+
+
+async def test_cancelling_the_run_and_closing_end_the_delivery() -> None:
+    client = Client()
+    relay = Relay(some(1), client.receive)
+    ended = asyncio.Event()
+
+    async def delivery() -> None:
+        try:
+            await relay.send(client.send, body(b"x"), 60)
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(relay.run(delivery()))
+    await client.asked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await relay.close()
+    assert ended.is_set()
 
 
 async def test_closing_the_relay_closes_the_generator() -> None:

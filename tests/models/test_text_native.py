@@ -118,7 +118,7 @@ def test_a_great_input_takes_no_digits_from_other_groups() -> None:
     assert (small - (expected.double() - great.double() / 2**20)).abs().max() <= great.abs().max() * 2**-23
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 520, 151_936])
+@pytest.mark.parametrize("count", [1, 15, 255, 256, 257, 520, 151_936])
 def test_the_greatest_number_is_that_of_torch(count: int) -> None:
     rows = torch.randn(5, count, generator=torch.Generator().manual_seed(count))
     rows[1] = rows[1].round()
@@ -130,6 +130,17 @@ def test_the_greatest_number_is_that_of_torch(count: int) -> None:
     assert torch.equal(number.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
     for row in (0, 1, 3, 4):
         assert place[row] == (rows[row] == expected[row]).nonzero()[0]
+
+
+@pytest.mark.parametrize("at", [0, 255, 256, 511, 512, 519])
+def test_the_greatest_number_is_found_wherever_it_stands(at: int) -> None:
+    rows = torch.zeros(3, 520)
+    rows[0, at] = 1.0
+    rows[1, at:] = 1.0
+    rows[2, at] = float("nan")
+    number, place = greatest(rows)
+    assert number[:2].tolist() == [1.0, 1.0] and number[2].isnan()
+    assert place[:2].tolist() == [at, at]
 
 
 def test_numbers_that_are_none_stay_none() -> None:

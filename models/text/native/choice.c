@@ -4,36 +4,50 @@
 
 #include "vector.h"
 
-enum { LANES = 16 };
+/* A block is looked at as a whole, and searched only if its greatest number is that of the row so far: so the
+ * processor waits for memory, and not for the comparison before.
+ */
+enum { LANES = 16, VECTORS = 16, WAYS = 4, A_BLOCK = LANES * VECTORS };
+
+/* The first place of `number` in `x`, which holds it. */
+static int64_t place_of(const float *x, float number) {
+  __m512 all = _mm512_set1_ps(number);
+  for (int64_t i = 0;; i += LANES) {
+    __mmask16 same = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), all, _CMP_EQ_OQ);
+    if (same) return i + __builtin_ctz(same);
+  }
+}
 
 static void greatest_of_row(const float *x, int64_t count, float *number, int64_t *place) {
-  __m512 most = _mm512_set1_ps(-INFINITY);
-  __m512i step = _mm512_setzero_si512();
   __mmask16 nan = 0;
-  int64_t whole = count / LANES;
-  for (int64_t i = 0; i <= whole; i++) {
-    __mmask16 inside = i < whole ? 0xffff : (__mmask16)((1u << (count % LANES)) - 1);
-    __m512 v = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), inside, x + i * LANES);
-    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    __mmask16 greater = _mm512_cmp_ps_mask(v, most, _CMP_GT_OQ);
-    most = _mm512_mask_mov_ps(most, greater, v);
-    step = _mm512_mask_mov_epi32(step, greater, _mm512_set1_epi32((int32_t)i));
-  }
-  float lanes[LANES];
-  int32_t steps[LANES];
-  _mm512_storeu_ps(lanes, most);
-  _mm512_storeu_si512(steps, step);
-  int64_t best = -1;
-  for (int lane = 0; lane < LANES; lane++) {
-    int64_t at = (int64_t)steps[lane] * LANES + lane;
-    if (at >= count) continue;
-    if (best < 0 || lanes[lane] > *number || (lanes[lane] == *number && at < best)) {
-      *number = lanes[lane];
-      best = at;
+  int64_t at = 0, i = 0;
+  float best = x[0];
+  for (; i + A_BLOCK <= count; i += A_BLOCK) {
+    __m512 most[WAYS];
+    for (int way = 0; way < WAYS; way++) most[way] = _mm512_set1_ps(-INFINITY);
+#pragma GCC unroll 16
+    for (int v = 0; v < VECTORS; v++) {
+      __m512 numbers = _mm512_loadu_ps(x + i + v * LANES);
+      nan |= _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+      most[v % WAYS] = _mm512_max_ps(most[v % WAYS], numbers);
+    }
+    __m512 halves = _mm512_max_ps(_mm512_max_ps(most[0], most[1]), _mm512_max_ps(most[2], most[3]));
+    float here = _mm512_reduce_max_ps(halves);
+    if (here > best) {
+      best = here;
+      at = i;
     }
   }
-  *place = best;
-  if (nan) *number = NAN;
+  int64_t found = i > 0 && !nan ? at + place_of(x + at, best) : 0;
+  for (; i < count; i++) {
+    if (isnan(x[i])) nan = 1;
+    if (x[i] > best) {
+      best = x[i];
+      found = i;
+    }
+  }
+  *number = nan ? NAN : best;
+  *place = found;
 }
 
 void greatest(const float *x, int64_t rows, int64_t count, float *number, int64_t *place) {

@@ -4,7 +4,7 @@ The structures mirror those of `forward.h`, field by field.
 """
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Workspace(Structure):
 class Span(Structure):
     """`span`."""
 
-    _fields_ = (("start", c_int64), ("count", c_int64), ("position", c_int64), ("blocks", POINTER(c_int32)))
+    _fields_ = (("start", c_int64), ("count", c_int64), ("position", c_int64), ("blocks", c_void_p))
 
 
 class Batch(Structure):
@@ -103,9 +103,9 @@ class Batch(Structure):
         ("tokens", c_int64),
         ("spans", c_int64),
         ("kept", c_int64),
-        ("ids", POINTER(c_int32)),
+        ("ids", c_void_p),
         ("span", POINTER(Span)),
-        ("keep", POINTER(c_int32)),
+        ("keep", c_void_p),
         ("logits", c_void_p),
         ("states", c_void_p),
     )

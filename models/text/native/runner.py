@@ -3,7 +3,7 @@
 Only what lies inside a block of the cache is the kernels' own: they keep keys feature by feature.
 """
 
-from ctypes import POINTER, byref, c_int32, cast, pointer
+from ctypes import byref, pointer
 
 import numpy as np
 import torch
@@ -56,16 +56,20 @@ class NativeRunner:
         assert tokens <= self._workspace.rows
         ids = np.empty(tokens, dtype=np.int32)
         spans = (Span * len(step.work))()
-        tables: list[np.ndarray] = []
+        blocks: list[int] = []
+        firsts: list[int] = []
         start = 0
         for span, work in zip(spans, step.work, strict=True):
             end = work.start + work.count
             ids[start : start + work.count] = work.ids
-            table = np.array(work.sequence.blocks[: -(-end // BLOCK)], dtype=np.int32)
-            tables.append(table)
+            firsts.append(len(blocks))
+            blocks += work.sequence.blocks[: -(-end // BLOCK)]
             span.start, span.count, span.position = start, work.count, work.start
-            span.blocks = _ints(table)
             start += work.count
+        tables = np.array(blocks, dtype=np.int32)
+        address = tables.ctypes.data
+        for span, first in zip(spans, firsts, strict=True):
+            span.blocks = address + first * tables.itemsize
         kept = kept_rows(step)
         rows = np.array(kept.rows, dtype=np.int32)
         logits = torch.empty(len(kept.rows), self._vocabulary)
@@ -74,9 +78,9 @@ class NativeRunner:
             tokens=tokens,
             spans=len(spans),
             kept=len(kept.rows),
-            ids=_ints(ids),
+            ids=ids.ctypes.data,
             span=spans,
-            keep=_ints(rows),
+            keep=rows.ctypes.data,
             logits=logits.data_ptr(),
             states=None if states is None else states.data_ptr(),
         )
@@ -84,7 +88,3 @@ class NativeRunner:
         if states is not None:
             kept.pool(step, states)
         return kept.sampled(step, logits)
-
-
-def _ints(array: np.ndarray) -> "POINTER(c_int32)":  # type: ignore[valid-type]
-    return cast(array.ctypes.data, POINTER(c_int32))
