@@ -21,7 +21,10 @@ class StepRunner(Protocol):
     """Runs one step; only the device's owner thread may call it."""
 
     def run(self, step: Step) -> torch.Tensor:
-        """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order."""
+        """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order.
+
+        They are good until the next step.
+        """
         ...
 
 

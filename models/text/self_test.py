@@ -60,7 +60,7 @@ def _read_in_engine(texts: Ids[list[int]], runner: StepRunner, scheduler: Schedu
             scheduler.complete(step)
             for work, places in step.shares():
                 sequence, text = work.sequence, texts[work.sequence.id]
-                rows[sequence.id].append(logits[places.start].cpu())
+                rows[sequence.id].append(logits[places.start].cpu().clone())
                 if len(sequence.ids) == len(text):
                     scheduler.finish(sequence, None)
                 else:

@@ -92,7 +92,7 @@ class Bench:
         return [list(sequence.output_ids) for sequence in sequences]
 
     def step(self) -> torch.Tensor:
-        """One forward pass; returns its logits."""
+        """One forward pass; returns its logits, which are good until the next."""
         step = self.scheduler.schedule()
         self.largest_step = max(self.largest_step, len(step.work))
         logits = self.runner.run(step)
@@ -123,7 +123,7 @@ class Bench:
             self.scheduler.add(sequence)
             while sequence.new_tokens == 0:
                 logits = self.step()
-            rows.append(logits[-1])
+            rows.append(logits[-1].clone())
         return torch.stack(rows)
 
     def _next_id(self) -> int:

@@ -15,6 +15,9 @@ from models.text.native.team import Team
 from models.text.scheduler import Step
 from models.text.scoring import kept_rows
 
+_ROWS = 32
+"""Rows of logits in one step that there is always a place for: more than sequences run together by default."""
+
 
 class NativeRunner:
     """A model and its cache on this CPU; only the owner thread may call it.
@@ -45,12 +48,15 @@ class NativeRunner:
             "scratch": torch.empty(threads * scratch, dtype=torch.uint8),
         }
         pointers = {name: tensor.data_ptr() for name, tensor in self._room.items()}
+        # Takes no memory before it is written to.
+        self._logits = torch.empty(_ROWS, self._vocabulary)
         self._workspace = Workspace(rows=max_tokens, length=context, **pointers)
 
     def run(self, step: Step) -> torch.Tensor:
         """`[rows, vocabulary]` float32 logits, one row for each token that `step` samples after, in order.
 
-        Sequences that want their prompts scored, or pooled, get what this step says of them.
+        They are good until the next step. Sequences that want their prompts scored, or pooled, get what this step says
+        of them.
         """
         tokens = step.tokens
         assert tokens <= self._workspace.rows
@@ -72,7 +78,7 @@ class NativeRunner:
             span.blocks = address + first * tables.itemsize
         kept = kept_rows(step)
         rows = np.array(kept.rows, dtype=np.int32)
-        logits = torch.empty(len(kept.rows), self._vocabulary)
+        logits = self._logits_of(len(kept.rows))
         states = torch.empty(len(kept.rows), self._width) if kept.pools else None
         batch = Batch(
             tokens=tokens,
@@ -88,3 +94,10 @@ class NativeRunner:
         if states is not None:
             kept.pool(step, states)
         return kept.sampled(step, logits)
+
+    def _logits_of(self, rows: int) -> torch.Tensor:
+        """Where a step's logits go: for few rows the same place every time.
+
+        The system takes back at once what is this large, and would have it filled with zeros for every step.
+        """
+        return self._logits[:rows] if rows <= _ROWS else torch.empty(rows, self._vocabulary)
