@@ -5,6 +5,7 @@ INGLE_TEST_REQUIRE names the need. Needs are looked into before the first test, 
 import gc
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ _UNMET = pytest.StashKey[list[tuple[str, str]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     environment.prepare()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what runs in its background, and every program that a test starts would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config.stash[_REQUIRED] = needs.required(os.environ)
     except ValueError as error:
