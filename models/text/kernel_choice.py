@@ -67,7 +67,7 @@ def _capability(name: str) -> str:
         case "bfloat16":
             return "bfloat16, which this CPU multiplies natively"
         case _:
-            return "float32"
+            return "float32: this CPU does not multiply bfloat16 natively"
 
 
 @cache

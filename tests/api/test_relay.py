@@ -140,6 +140,22 @@ async def test_a_client_that_does_not_read_is_given_up() -> None:
     await relay.close()
 
 
+async def test_a_client_that_leaves_when_it_has_everything_ends_nothing() -> None:
+    client = Client()
+    client.reading.set()
+    relay = Relay(some(1), client.receive)
+
+    async def delivery() -> None:
+        await relay.send(client.send, body(b"x"), 60)
+        client.left.set()
+        await asyncio.wait({relay._gone})
+        await asyncio.sleep(0)
+
+    await relay.run(delivery())
+    assert client.got == [b"x"]
+    await relay.close()
+
+
 async def test_a_delivery_fails_with_what_it_raised() -> None:
     relay = Relay(some(ValueError("no")), Client().receive)
 
